@@ -1,0 +1,334 @@
+#include "costmodel/layout.h"
+
+#include <stddef.h>
+
+/* Groups of one stage as a lattice: with ranks of the stage numbered from 0, group (q, r) has the
+ * ranks q * stride * count + r + i * stride, 0 <= i < count, 0 <= r < stride. The stage's first
+ * rank is device `base` of a device group with `node` devices a node. */
+struct lattice {
+    int64_t base, size, stride, count, node;
+};
+
+static int64_t min_of(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t max_of(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+static int64_t stage_size(const struct hlm_strategy *strategy)
+{
+    return (int64_t)strategy->tp * strategy->cp * strategy->dp;
+}
+
+/* First rank of a stage; chunks go round the pipeline ranks. */
+static int64_t first_rank(const struct hlm_strategy *strategy, int32_t stage)
+{
+    HLM_ASSERT(stage >= 0);
+    return stage % strategy->pp * stage_size(strategy);
+}
+
+struct hlm_coords hlm_layout_coords(const struct hlm_strategy *strategy, int32_t rank)
+{
+    struct hlm_coords coords = {0};
+    coords.tp = rank % strategy->tp;
+    rank /= strategy->tp;
+    coords.cp = rank % strategy->cp;
+    rank /= strategy->cp;
+    coords.dp = rank % strategy->dp;
+    coords.pp = rank / strategy->dp;
+    return coords;
+}
+
+int32_t hlm_layout_rank(const struct hlm_strategy *strategy, struct hlm_coords coords)
+{
+    return ((coords.pp * strategy->dp + coords.dp) * strategy->cp + coords.cp) * strategy->tp +
+           coords.tp;
+}
+
+static int32_t expert_data_parallel(const struct hlm_strategy *strategy)
+{
+    return (int32_t)(stage_size(strategy) / ((int64_t)strategy->ep * strategy->etp));
+}
+
+/* Stride and count of the groups that lie inside a stage; count 0 for those that do not. */
+static void stage_group(const struct hlm_strategy *strategy, enum hlm_group group, int64_t *stride,
+                        int64_t *count)
+{
+    const int64_t tp = strategy->tp, cp = strategy->cp, ep = strategy->ep, etp = strategy->etp;
+    const struct {
+        int64_t stride, count;
+    } rows[HLM_NUM_GROUPS] = {
+        [HLM_GROUP_NONE] = {1, 1},  [HLM_GROUP_TP] = {1, tp},
+        [HLM_GROUP_CP] = {tp, cp},  [HLM_GROUP_DP] = {tp * cp, strategy->dp},
+        [HLM_GROUP_EP] = {etp, ep}, [HLM_GROUP_EDP] = {etp * ep, expert_data_parallel(strategy)},
+    };
+    *stride = rows[group].stride;
+    *count = rows[group].count;
+}
+
+int32_t hlm_layout_group_size(const struct hlm_strategy *strategy, enum hlm_group group)
+{
+    int64_t stride = 0, count = 0;
+    stage_group(strategy, group, &stride, &count);
+    if (count > 0) {
+        return (int32_t)count;
+    }
+    switch (group) {
+    case HLM_GROUP_PP:
+        return strategy->pp;
+    case HLM_GROUP_EMBEDDING:
+        return strategy->pp > 1 ? 2 : 1;
+    case HLM_GROUP_MODEL:
+        return strategy->tp * strategy->pp;
+    default:
+        return (int32_t)(stage_size(strategy) * strategy->pp);
+    }
+}
+
+/* First stage, stages between members, and ranks of each, of the groups that span stages. */
+static void span_group(const struct hlm_strategy *strategy, enum hlm_group group, int32_t *step,
+                       int32_t *width)
+{
+    *step = group == HLM_GROUP_EMBEDDING ? (strategy->pp > 1 ? strategy->pp - 1 : 1) : 1;
+    *width = group == HLM_GROUP_MODEL ? strategy->tp : 1;
+    if (group == HLM_GROUP_WORLD) {
+        *width = (int32_t)stage_size(strategy);
+    }
+}
+
+void hlm_layout_group(const struct hlm_strategy *strategy, enum hlm_group group, int32_t rank,
+                      int32_t *members, int32_t *out_position)
+{
+    const int64_t size = stage_size(strategy);
+    int64_t stride = 0, count = 0, num = 0;
+    stage_group(strategy, group, &stride, &count);
+    const int64_t local = rank % size;
+    if (count > 0) {
+        const int64_t start =
+            rank - local + local / (stride * count) * (stride * count) + local % stride;
+        for (; num < count; num++) {
+            members[num] = (int32_t)(start + num * stride);
+        }
+    } else {
+        int32_t step = 0, width = 0;
+        span_group(strategy, group, &step, &width);
+        for (int32_t stage = 0; stage < strategy->pp; stage += step) {
+            const int64_t start = stage * size + local / width * width;
+            for (int32_t i = 0; i < width; i++) {
+                members[num++] = (int32_t)(start + i);
+            }
+        }
+    }
+    *out_position = -1;
+    for (int32_t i = 0; i < num; i++) {
+        *out_position = members[i] == rank ? i : *out_position;
+    }
+}
+
+/* Device group of a device, and the device's index inside it. */
+static int32_t locate(const struct hlm_cluster *cluster, int64_t device, int64_t *out_index)
+{
+    for (int32_t i = 0; i < cluster->num_groups; i++) {
+        const struct hlm_device_group *group = &cluster->groups[i];
+        const int64_t devices = (int64_t)group->num_nodes * group->devices_per_node;
+        if (device < devices) {
+            *out_index = device;
+            return i;
+        }
+        device -= devices;
+    }
+    HLM_ASSERT(!"the cluster has a device for every rank");
+    return 0;
+}
+
+int32_t hlm_layout_device_group(const struct hlm_strategy *strategy,
+                                const struct hlm_cluster *cluster, int32_t stage)
+{
+    int64_t index = 0;
+    return locate(cluster, first_rank(strategy, stage), &index);
+}
+
+bool hlm_layout_stage_fits(const struct hlm_strategy *strategy, const struct hlm_cluster *cluster,
+                           int32_t stage)
+{
+    int64_t index = 0;
+    const int64_t first = first_rank(strategy, stage);
+    return locate(cluster, first, &index) ==
+           locate(cluster, first + stage_size(strategy) - 1, &index);
+}
+
+static struct lattice make_lattice(const struct hlm_strategy *strategy,
+                                   const struct hlm_cluster *cluster, int32_t stage)
+{
+    struct lattice lattice = {.size = stage_size(strategy), .stride = 1, .count = 1};
+    const int32_t group = locate(cluster, first_rank(strategy, stage), &lattice.base);
+    lattice.node = hlm_device_group_domain(&cluster->groups[group]);
+    return lattice;
+}
+
+static int64_t gcd(int64_t a, int64_t b)
+{
+    while (b != 0) {
+        const int64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+/* Starts of groups repeat modulo the node after so many runs of stride * count ranks. */
+static int64_t num_phases(const struct lattice *lattice)
+{
+    const int64_t run = lattice->stride * lattice->count;
+    return min_of(lattice->size / run, lattice->node / gcd(run, lattice->node));
+}
+
+/* Nodes of the group that spans most. */
+static int64_t most_nodes(const struct lattice *lattice)
+{
+    if (lattice->count == 1 || lattice->stride >= lattice->node) {
+        return lattice->count;
+    }
+    /* Strides shorter than a node skip none, so the ends decide; the best start is the one furthest
+     * into its node. */
+    const int64_t run = lattice->stride * lattice->count, span = run - lattice->stride;
+    int64_t most = 1;
+    for (int64_t q = 0; q < num_phases(lattice); q++) {
+        const int64_t low = (lattice->base + q * run) % lattice->node;
+        const int64_t furthest = min_of(low + lattice->stride, lattice->node) - 1;
+        most = max_of(most, (furthest + span) / lattice->node + 1);
+    }
+    return most;
+}
+
+/* Groups with ranks on node number `node` of the device group. */
+static int64_t groups_on(const struct lattice *lattice, int64_t node)
+{
+    const int64_t run = lattice->stride * lattice->count;
+    const int64_t first = max_of(0, node * lattice->node - lattice->base);
+    const int64_t end = min_of(lattice->size, (node + 1) * lattice->node - lattice->base);
+    int64_t groups = 0;
+    for (int64_t start = first; start < end;) {
+        const int64_t next = min_of(end, (start / run + 1) * run);
+        groups += min_of(lattice->stride, next - start);
+        start = next;
+    }
+    return groups;
+}
+
+/* Groups on the node where most meet. Nodes in which a run starts have at least as many as those
+ * inside of one, and repeat after num_phases runs; the first node may be cut off by the stage's
+ * start. */
+static int64_t most_groups(const struct lattice *lattice)
+{
+    const int64_t run = lattice->stride * lattice->count;
+    const int64_t num_runs = lattice->size / run;
+    const int64_t first = lattice->base / lattice->node;
+    const int64_t last = (lattice->base + lattice->size - 1) / lattice->node;
+    int64_t most = max_of(groups_on(lattice, first), groups_on(lattice, last));
+    if (last > first) {
+        most = max_of(most, groups_on(lattice, first + 1));
+    }
+    const int64_t tries = min_of(num_runs, num_phases(lattice) + 1);
+    for (int64_t q = 0; q < tries; q++) {
+        most = max_of(most, groups_on(lattice, (lattice->base + q * run) / lattice->node));
+    }
+    return most;
+}
+
+/* Number of the node that holds a device, counted over the whole cluster. */
+static int64_t node_of(const struct hlm_cluster *cluster, int64_t device)
+{
+    int64_t index = 0, before = 0;
+    const int32_t group = locate(cluster, device, &index);
+    for (int32_t i = 0; i < group; i++) {
+        const int64_t devices =
+            (int64_t)cluster->groups[i].num_nodes * cluster->groups[i].devices_per_node;
+        const int64_t domain = hlm_device_group_domain(&cluster->groups[i]);
+        before += (devices + domain - 1) / domain;
+    }
+    return before + index / hlm_device_group_domain(&cluster->groups[group]);
+}
+
+/* Nodes of a group that spans stages: its members ascend, so nodes do. */
+static int64_t spanned_nodes(const struct hlm_strategy *strategy, enum hlm_group group,
+                             const struct hlm_cluster *cluster)
+{
+    int32_t step = 0, width = 0;
+    span_group(strategy, group, &step, &width);
+    int64_t nodes = 0, last = -1;
+    for (int32_t stage = 0; stage < strategy->pp; stage += step) {
+        const int64_t start = stage * stage_size(strategy);
+        const int64_t from = node_of(cluster, start), to = node_of(cluster, start + width - 1);
+        nodes += to - max_of(from, last + 1) + 1;
+        last = to;
+    }
+    return nodes;
+}
+
+struct hlm_group_shape hlm_layout_shape(const struct hlm_strategy *strategy, enum hlm_group group,
+                                        const struct hlm_cluster *cluster, int32_t stage)
+{
+    struct lattice lattice = make_lattice(strategy, cluster, stage);
+    int64_t stride = 0, count = 0, nodes = 0;
+    stage_group(strategy, group, &stride, &count);
+    if (count > 0) {
+        lattice.stride = stride;
+        lattice.count = count;
+        nodes = most_nodes(&lattice);
+    } else {
+        int32_t step = 0, width = 0;
+        span_group(strategy, group, &step, &width);
+        lattice.count = width;
+        nodes = spanned_nodes(strategy, group, cluster);
+    }
+    const int64_t num_ranks = hlm_layout_group_size(strategy, group);
+    return (struct hlm_group_shape){.num_ranks = (int32_t)num_ranks,
+                                    .num_nodes = (int32_t)nodes,
+                                    .ranks_per_node = (int32_t)((num_ranks + nodes - 1) / nodes),
+                                    .groups_per_node = (int32_t)most_groups(&lattice)};
+}
+
+/* Devices of a stage that exchange with another node: the most of any node. `shift` is how far away
+ * the partner of each is, in the same device group; 0: all partners are in another one. */
+static int64_t most_crossing(const struct lattice *stage, int64_t shift)
+{
+    const bool all = shift == 0 || shift >= stage->node || -shift >= stage->node;
+    if (all) {
+        return most_groups(stage);
+    }
+    /* Here the stage is smaller than a node, so there are few devices. */
+    int64_t most = 0, here = 0, node = -1;
+    for (int64_t device = stage->base; device < stage->base + stage->size; device++) {
+        here = device / stage->node == node ? here : 0;
+        node = device / stage->node;
+        here += (device + shift) / stage->node != node ? 1 : 0;
+        most = max_of(most, here);
+    }
+    return most;
+}
+
+const struct hlm_link *hlm_layout_stage_link(const struct hlm_strategy *strategy,
+                                             const struct hlm_cluster *cluster, int32_t stage,
+                                             int32_t *out_sharing)
+{
+    const struct lattice from = make_lattice(strategy, cluster, stage);
+    const struct lattice to = make_lattice(strategy, cluster, stage + 1);
+    const int32_t from_group = hlm_layout_device_group(strategy, cluster, stage);
+    const int32_t to_group = hlm_layout_device_group(strategy, cluster, stage + 1);
+    const int64_t shift = from_group == to_group ? to.base - from.base : 0;
+    *out_sharing = 1;
+    if (from_group == to_group && shift == 0) {
+        return &cluster->groups[from_group].intra_node; /* pp = 1: the same ranks */
+    }
+    const int64_t crossing = max_of(most_crossing(&from, shift), most_crossing(&to, -shift));
+    if (crossing == 0) {
+        return &cluster->groups[from_group].intra_node;
+    }
+    *out_sharing = (int32_t)crossing;
+    return hlm_cluster_inter_link(cluster, from_group, to_group);
+}

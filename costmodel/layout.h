@@ -1,0 +1,62 @@
+/* layout: which rank stands where.
+ *
+ * Ranks are numbered tp fastest, then cp, then dp, then pp (Megatron's order tp-cp-ep-dp-pp: ep is
+ * a slice of the (dp, cp, tp) block, ep fastest after etp). Rank r of the world runs on device r of
+ * the cluster unless the plan's rank map says otherwise.
+ */
+#ifndef HLM_COSTMODEL_LAYOUT_H
+#define HLM_COSTMODEL_LAYOUT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "costmodel/op.h"
+#include "costmodel/strategy.h"
+#include "profiles/cluster.h"
+
+struct hlm_coords {
+    int32_t dp, tp, pp, cp;
+};
+struct hlm_coords hlm_layout_coords(const struct hlm_strategy *strategy, int32_t rank);
+int32_t hlm_layout_rank(const struct hlm_strategy *strategy, struct hlm_coords coords);
+
+/* Size of a group, and its members in ring order (member i = position i in the group) for the group
+ * of `rank`; *out_position is rank's own index. Members must hold hlm_layout_group_size ints.
+ * EMBEDDING has size 2 for ranks of the first and last stage when pp > 1, else 1; for a rank of a
+ * stage between them, members are the two of its position and *out_position is -1. */
+int32_t hlm_layout_group_size(const struct hlm_strategy *strategy, enum hlm_group group);
+void hlm_layout_group(const struct hlm_strategy *strategy, enum hlm_group group, int32_t rank,
+                      int32_t *members, int32_t *out_position);
+
+/* How a group of ranks of one pipeline stage lies on the nodes of its device group, which decides
+ * what a collective costs. A node is what the intra-node link joins (hlm_device_group_domain).
+ *   num_nodes        nodes of the group of this stage that spans most
+ *   ranks_per_node   num_ranks / num_nodes, rounded up
+ *   groups_per_node  groups of this stage with ranks on the node where most meet: they share its
+ * network Groups that span stages (PP, EMBEDDING, MODEL, WORLD): num_nodes of the group of the
+ * stage's first rank, counted over all its stages. Takes a time that does not grow with the number
+ * of ranks (for these four: with pp), and allocates nothing. */
+struct hlm_group_shape {
+    int32_t num_ranks, num_nodes, ranks_per_node, groups_per_node;
+};
+struct hlm_group_shape hlm_layout_shape(const struct hlm_strategy *strategy, enum hlm_group group,
+                                        const struct hlm_cluster *cluster, int32_t stage);
+
+/* The link from the ranks of stage `stage` to those of stage + 1 (same dp, tp, cp; behind the last
+ * stage of a chunk, those of the first): the intra-node link when every pair is inside a node, else
+ * the inter-node link. *out_sharing: devices of the node with most of them that send to, or receive
+ * from, another node at once (1 inside a node). */
+const struct hlm_link *hlm_layout_stage_link(const struct hlm_strategy *strategy,
+                                             const struct hlm_cluster *cluster, int32_t stage,
+                                             int32_t *out_sharing);
+
+/* Device group (index into cluster->groups) that holds the first rank of stage `stage`. */
+int32_t hlm_layout_device_group(const struct hlm_strategy *strategy,
+                                const struct hlm_cluster *cluster, int32_t stage);
+
+/* Whether all ranks of the stage are devices of one device group of the cluster, which the prices
+ * above take for granted. */
+bool hlm_layout_stage_fits(const struct hlm_strategy *strategy, const struct hlm_cluster *cluster,
+                           int32_t stage);
+
+#endif

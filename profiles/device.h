@@ -1,0 +1,139 @@
+/* device: how fast one accelerator (or one CPU core) runs each kind of kernel, and how much it
+ * holds.
+ *
+ * Every number carries a source. Kernel times are physical models with few parameters, fitted per
+ * device and dtype; where nothing was measured, costmodel/kernel falls back to a roofline with
+ * launch overhead. A device of backend cpu is one core running one rank.
+ */
+#ifndef HLM_PROFILES_DEVICE_H
+#define HLM_PROFILES_DEVICE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/arena.h"
+#include "base/err.h"
+#include "base/json.h"
+#include "profiles/curve.h"
+#include "profiles/dtype.h"
+#include "profiles/source.h"
+
+#define HLM_BACKEND_MAP(X) X(CPU, "cpu") X(CUDA, "cuda")
+enum hlm_backend_kind {
+#define X(name, text) HLM_BACKEND_##name,
+    HLM_BACKEND_MAP(X)
+#undef X
+};
+
+/* Operand layouts of C[m,n] = A * B as stored row-major: forward x[m,k] * W[n,k]^T is TN (the
+ * field's column-major name), data gradient dY[m,k] * W[k,n] is NN, weight gradient dY[k,m]^T *
+ * X[k,n] is NT. */
+#define HLM_GEMM_LAYOUT_MAP(X) X(ANY, "any") X(TN, "tn") X(NN, "nn") X(NT, "nt")
+enum hlm_gemm_layout {
+#define X(name, text) HLM_GEMM_##name,
+    HLM_GEMM_LAYOUT_MAP(X)
+#undef X
+};
+
+/* Two physical models of a GEMM (costmodel/kernel.h has the formulas):
+ * linear: t = t0 + flops / flops_per_s + bytes / bytes_per_s
+ * tile:   waves of output tiles over num_sms with a per-tile start-up, bandwidth and throttling. */
+#define HLM_GEMM_FORM_MAP(X) X(LINEAR, "linear") X(TILE, "tile")
+enum hlm_gemm_form {
+#define X(name, text) HLM_GEMM_FORM_##name,
+    HLM_GEMM_FORM_MAP(X)
+#undef X
+};
+struct hlm_gemm_curve {
+    enum hlm_gemm_layout layout; /* "any" serves layouts without a row of their own */
+    enum hlm_gemm_form form;
+    double t0_s;
+    double flops_per_s,
+        bytes_per_s; /* linear: marginal rates; tile: peak * eff and bandwidth * eff */
+    /* tile form only (0 in linear) */
+    double tile_start_s; /* start-up of one tile */
+    double wave_frac;    /* 0: fractional waves (perfect overlap of tails), 1: whole waves */
+    double power_p;      /* p-norm that joins compute and memory time */
+    double depth;        /* exponent of the loss of efficiency of small tiles */
+    double throttle;     /* slowdown per doubling of the duration above 100 us (clock) */
+    /* both forms: extra traffic per element of the [m, k] operand, paid before the product starts
+     * (quantisation to fp8); 0: none */
+    double quantise_bytes;
+    struct hlm_source source;
+};
+
+/* Fused or composed attention of one pass: t = t0 + num_heads_total * t_head + scores * score_s
+ *   + (tc^3 + tm^3)^(1/3), tc = flops / (flops_per_s * min(1, d/128)^dim_exp * s / (s + s_half)),
+ * tm = bytes / bytes_per_s; CPU profiles use t_head, flops_per_s, score_s (per score element) and s_half.
+ * flops are those of the operator: causal counted half, a fused backward 2.5 times its forward. On
+ * devices with num_sms, w = ceil(s/128) * num_heads_total / num_sms waves of query blocks cost
+ * (w < 1 ? 1 : wave_frac * ceil(w) + (1 - wave_frac) * w) / w times tc. bytes_per_s 0: no limit. */
+struct hlm_attention_curve {
+    bool backward, causal;
+    bool keeps_probs; /* of composed attention whose probabilities stay for the backward (cpu) */
+    double t0_s, t_head_s, flops_per_s, bytes_per_s, score_s;
+    double dim_exp, s_half;
+    double wave_frac; /* as in hlm_gemm_curve, over blocks of 128 queries of one head */
+    struct hlm_source source;
+};
+
+struct hlm_device_dtype {
+    enum hlm_dtype dtype;
+    double peak_flops_per_s; /* dense matrix peak, as MFU counts it */
+    const struct hlm_gemm_curve *gemm;
+    int32_t num_gemm;
+    const struct hlm_attention_curve *attention;
+    int32_t num_attention;
+    struct hlm_source source; /* of the peak */
+};
+
+/* Time of a memory-bound operator of this kind (op.h spells the kinds) by the bytes that it must
+ * move. */
+struct hlm_op_curve {
+    const char *op;
+    const struct hlm_curve_point *points;
+    int32_t num_points;
+    struct hlm_source source;
+};
+
+/* Memory-bound operators without a curve: t = t0 + bytes / bytes_per_s. */
+struct hlm_memory_bandwidth {
+    double t0_s, bytes_per_s;
+    double peak_bytes_per_s; /* datasheet */
+    struct hlm_source source;
+};
+
+struct hlm_device {
+    const char *name;
+    enum hlm_backend_kind backend;
+    int64_t memory_bytes;                  /* what one rank may use, all of it */
+    int32_t num_sms;                       /* cuda; 0 on cpu */
+    const struct hlm_device_dtype *dtypes; /* supported ones only */
+    int32_t num_dtypes;
+    struct hlm_memory_bandwidth memory;
+    const struct hlm_op_curve *ops;
+    int32_t num_ops;
+    double launch_overhead_s; /* host time to launch one kernel; a layer pass takes at least this
+                                 times its kernels */
+    struct hlm_source launch_source;
+    int64_t fixed_memory_bytes; /* context, libraries, communication buffers, workspace */
+    struct hlm_source memory_source;
+    /* Slowdown of memory-bound operators while every core of the machine runs one (cpu), >= 1. */
+    double shared_memory_slowdown;
+};
+
+extern const struct hlm_json_table hlm_device_table; /* kind "device" */
+
+/* Built-in name, unique prefix of one (v100-sxm2-32g a100-sxm-40g a100-sxm-80g h100-sxm-80g
+ * h200-sxm-141g), or path of an hlmplan.device file. An ambiguous prefix lists its matches. */
+HLM_MUST_CHECK enum hlm_status hlm_device_load(struct hlm_arena *arena, const char *name_or_path,
+                                               const struct hlm_device **out, struct hlm_err *err);
+HLM_MUST_CHECK enum hlm_status hlm_device_validate(const struct hlm_device *device,
+                                                   const char *where, struct hlm_err *err);
+const char *hlm_device_builtin_name(int index);
+
+/* The row of a dtype, or NULL when the device lacks it. */
+const struct hlm_device_dtype *hlm_device_dtype(const struct hlm_device *device,
+                                                enum hlm_dtype dtype);
+
+#endif
