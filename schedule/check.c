@@ -1,7 +1,6 @@
 /* The rules that every schedule obeys, whatever its kind (PyTorch's _validate_schedule asserts the
  * same ones): one pass over each list with a byte of "seen" bits per (stage, microbatch), a bit per
  * kind. */
-#include <stdio.h>
 
 #include "schedule/action.h"
 
@@ -258,7 +257,6 @@ void hlm_schedule_check(const struct hlm_schedule *schedule)
     struct hlm_err err = {0};
     const enum hlm_status status = hlm_schedule_verify(schedule, &err);
     if (status != HLM_OK) {
-        fprintf(stderr, "%s\n", err.text);
+        hlm_assert_failed(err.text, __FILE__, __LINE__);
     }
-    HLM_ASSERT(status == HLM_OK);
 }

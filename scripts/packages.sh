@@ -40,7 +40,7 @@ missing_without_apt() {
     for pair in cmake:cmake cc:"a C compiler" make:make mpirun:"Open MPI"; do
         command -v "${pair%%:*}" >/dev/null 2>&1 || missing+=("${pair#*:}")
     done
-    for pair in cjson/cJSON.h:cJSON glpk.h:GLPK cblas.h:"OpenBLAS (serial)"; do
+    for pair in cjson/cJSON.h:cJSON glpk.h:GLPK cblas.h:OpenBLAS; do
         echo "#include <${pair%%:*}>" | cc -E -x c - >/dev/null 2>&1 || missing+=("${pair#*:}")
     done
     if [ ${#missing[@]} -ne 0 ]; then
@@ -51,6 +51,6 @@ missing_without_apt() {
     fi
 }
 
-build_packages=(gcc libc6-dev cmake make libcjson-dev libglpk-dev libopenblas-serial-dev
+build_packages=(gcc libc6-dev cmake make libcjson-dev libglpk-dev libopenblas-pthread-dev
     libopenmpi-dev openmpi-bin)
 test_packages=(libcmocka-dev libsimgrid-dev clang libclang-rt-dev)

@@ -1,0 +1,138 @@
+#include "costmodel/lowering.h"
+
+#include "costmodel/lowering_blocks.h"
+
+static const struct hlm_lowering_traits traits[HLM_NUM_LOWERINGS] = {
+    [HLM_LOWERING_HLMPLAN] =
+        {
+            .drops =
+                {
+                    [HLM_RECOMPUTE_NONE] = HLM_REMAKE_GATHERED,
+                    [HLM_RECOMPUTE_SELECTIVE] =
+                        HLM_REMAKE_GATHERED | HLM_REMAKE_NORM | HLM_REMAKE_ACTIVATION,
+                },
+            .keeps_probs = true,
+        },
+    [HLM_LOWERING_MEGATRON] =
+        {
+            .drops =
+                {
+                    [HLM_RECOMPUTE_NONE] = HLM_REMAKE_GATHERED,
+                    [HLM_RECOMPUTE_SELECTIVE] = HLM_REMAKE_GATHERED | HLM_REMAKE_ATTENTION,
+                },
+            .overlaps = true,
+            .repeats_all = true,
+            .fp32_logits = true,
+        },
+};
+
+/* A feature: whether a model and strategy have it. */
+struct feature {
+    const char *name;
+    bool (*present)(const struct hlm_model *model, const struct hlm_strategy *strategy);
+};
+
+#define FEATURE(function, condition)                                                               \
+    static bool function(const struct hlm_model *model, const struct hlm_strategy *strategy)       \
+    {                                                                                              \
+        (void)model;                                                                               \
+        (void)strategy;                                                                            \
+        return condition;                                                                          \
+    }
+FEATURE(has_cp, strategy->cp > 1)
+FEATURE(has_experts_without_sp, model->moe.num_experts > 0 && strategy->tp > 1 && !strategy->sp)
+FEATURE(has_partial_etp,
+        model->moe.num_experts > 0 && strategy->etp > 1 && strategy->etp != strategy->tp)
+FEATURE(has_many_mtp, model->mtp_layers > 1)
+FEATURE(has_post_norm_mtp,
+        model->mtp_layers > 0 && model->norm_placement == HLM_NORM_PLACEMENT_POST)
+FEATURE(has_parallel_post_norm, model->residual == HLM_RESIDUAL_PARALLEL &&
+                                    model->norm_placement == HLM_NORM_PLACEMENT_POST)
+FEATURE(has_odd_vit,
+        model->kind == HLM_MODEL_VIT && (model->norm_placement == HLM_NORM_PLACEMENT_POST ||
+                                         model->position != HLM_POSITION_LEARNED))
+FEATURE(has_types_alone, model->token_types > 0 && model->position != HLM_POSITION_LEARNED)
+FEATURE(has_experts, model->moe.num_experts > 0)
+FEATURE(has_latent, model->mla.kv_lora_rank > 0)
+FEATURE(has_qk_norm, model->qk_norm)
+FEATURE(has_window, model->attention_window > 0 && model->attention_window < strategy->seq_len)
+FEATURE(has_mtp, model->mtp_layers > 0)
+FEATURE(has_copied_kv, model->num_kv_heads % strategy->tp != 0)
+FEATURE(has_ep, strategy->ep > 1)
+FEATURE(has_vpp, strategy->vpp > 1)
+FEATURE(has_zero2, strategy->zero > 1)
+FEATURE(has_foreign_lowering, strategy->lowering != HLM_LOWERING_HLMPLAN)
+#undef FEATURE
+
+/* What no set expresses. */
+static const struct feature inexpressible[] = {
+    {"context parallelism (cp > 1)", has_cp},
+    {"expert layers with tensor parallelism but without sequence parallelism",
+     has_experts_without_sp},
+    {"expert tensor parallelism with etp other than 1 or tp", has_partial_etp},
+    {"more than one multi-token-prediction layer", has_many_mtp},
+    {"multi-token prediction with post-norm", has_post_norm_mtp},
+    {"parallel residual with post-norm", has_parallel_post_norm},
+    {"a vit with post-norm or without learned positions", has_odd_vit},
+    {"token types without learned positions", has_types_alone},
+};
+
+/* What is priced, but has no kernels or no runner. */
+static const struct feature not_run[] = {
+    {"mixture of experts", has_experts},
+    {"multi-head latent attention", has_latent},
+    {"norm of queries and keys (qk_norm)", has_qk_norm},
+    {"sliding attention window", has_window},
+    {"multi-token prediction", has_mtp},
+    {"key and value heads copied over tp (num_kv_heads no multiple of tp)", has_copied_kv},
+    {"expert parallelism (ep > 1)", has_ep},
+    {"interleaved model chunks (vpp > 1)", has_vpp},
+    {"zero stage 2 or 3", has_zero2},
+    {"a lowering set other than hlmplan", has_foreign_lowering},
+};
+
+#define NUM_ROWS(table) (sizeof(table) / sizeof((table)[0]))
+
+static const char *first_feature(const struct feature *features, size_t num_features,
+                                 const struct hlm_model *model, const struct hlm_strategy *strategy)
+{
+    for (size_t i = 0; i < num_features; i++) {
+        if (features[i].present(model, strategy)) {
+            return features[i].name;
+        }
+    }
+    return NULL;
+}
+
+const char *hlm_lowering_refusal(const struct hlm_model *model, const struct hlm_strategy *strategy)
+{
+    const char *name = first_feature(inexpressible, NUM_ROWS(inexpressible), model, strategy);
+    return name != NULL ? name : first_feature(not_run, NUM_ROWS(not_run), model, strategy);
+}
+
+enum hlm_status hlm_lowering_block(struct hlm_arena *arena, const struct hlm_lowering_input *input,
+                                   enum hlm_block_kind kind, enum hlm_recompute recompute,
+                                   const struct hlm_block **out, struct hlm_err *err)
+{
+    static void (*const lower[HLM_NUM_BLOCKS])(struct hlm_builder *) = {
+        [HLM_BLOCK_EMBEDDING] = hlm_lower_embedding,
+        [HLM_BLOCK_DENSE] = hlm_lower_layer,
+        [HLM_BLOCK_MOE] = hlm_lower_layer,
+        [HLM_BLOCK_HEAD] = hlm_lower_head,
+    };
+    const struct hlm_strategy *strategy = input->strategy;
+    HLM_ASSERT(kind < HLM_NUM_BLOCKS && recompute < HLM_NUM_RECOMPUTES);
+    HLM_ASSERT(kind == HLM_BLOCK_DENSE || kind == HLM_BLOCK_MOE || recompute == HLM_RECOMPUTE_NONE);
+    HLM_ASSERT(kind != HLM_BLOCK_MOE || input->model->moe.num_experts > 0);
+    const char *name =
+        first_feature(inexpressible, NUM_ROWS(inexpressible), input->model, strategy);
+    if (name != NULL) {
+        return hlm_fail(err, HLM_NO, "%s: lowering set %s can't express %s", input->model->name,
+                        hlm_lowering_texts[strategy->lowering], name);
+    }
+    struct hlm_builder builder;
+    hlm_builder_init(&builder, arena, input, &traits[strategy->lowering], kind, recompute);
+    lower[kind](&builder);
+    *out = hlm_builder_finish(&builder);
+    return HLM_OK;
+}

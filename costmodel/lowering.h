@@ -1,0 +1,46 @@
+/* lowering: from a model and a strategy to the operator lists of its blocks.
+ *
+ * A lowering set says what a framework launches: which fusions, which attention kernel, what
+ * selective recompute drops, what overlaps. `hlmplan` is what our executor runs. `megatron` follows
+ * Megatron-Core with Transformer Engine (fused attention, gradient-accumulation fusion,
+ * asynchronous all-reduce of the input gradient behind the weight gradient) and is priced only.
+ *
+ * What recompute keeps, for set hlmplan: none: all that the backward reads, attention probabilities
+ * included where the backend has no fused attention (cpu); selective: drops probabilities, norm
+ * outputs and activation outputs, and computes these memory-bound operators again just before their
+ * readers; full: keeps the block's input only and starts the backward with the forward, as far as
+ * its last result that a gradient needs (the second product of a pre-norm MLP is not repeated). Set
+ * megatron: none: never probabilities; selective: attention alone is repeated, its log-sum-exp
+ * dropped (its output stays: the projection behind it needs it); full: repeats all of the forward.
+ * In both sets gathered sequence-parallel inputs are not kept but gathered again from the kept
+ * shard (with full recompute hlmplan uses those that the repeated forward has gathered, megatron
+ * gathers once more). Dropout is neither priced nor run.
+ */
+#ifndef HLM_COSTMODEL_LOWERING_H
+#define HLM_COSTMODEL_LOWERING_H
+
+#include "base/arena.h"
+#include "costmodel/op.h"
+
+struct hlm_lowering_input {
+    const struct hlm_model *model;
+    const struct hlm_strategy *strategy;
+    enum hlm_backend_kind backend;
+    int32_t tp_rank; /* which shard: 0 .. tp-1 (sizes are equal, offsets differ) */
+    int32_t ep_rank;
+    bool last_stage_copy; /* HEAD of a tied model: pp > 1, so it has its own copy of the embedding;
+                             else the head uses the embedding block's table (param index -1) */
+};
+
+/* The block of one kind under one recompute mode. Embedding and head have recompute NONE only.
+ * HLM_NO with the feature's name when the set can't express it. */
+HLM_MUST_CHECK enum hlm_status
+hlm_lowering_block(struct hlm_arena *arena, const struct hlm_lowering_input *input,
+                   enum hlm_block_kind kind, enum hlm_recompute recompute,
+                   const struct hlm_block **out, struct hlm_err *err);
+
+/* What our executor can't run of a (model, strategy), by name ("mixture of experts"), or NULL. */
+const char *hlm_lowering_refusal(const struct hlm_model *model,
+                                 const struct hlm_strategy *strategy);
+
+#endif

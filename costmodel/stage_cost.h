@@ -1,0 +1,124 @@
+/* stage_cost: seconds and bytes of a pipeline stage, from the prices of its blocks.
+ *
+ * hlm_pricer prices each block kind and recompute mode of a (model, strategy, device group) once
+ * from its operator list; a stage is then a sum over counts, so that a search evaluates candidates
+ * with a few additions. All costs are trees of named parts that sum to the whole.
+ *
+ * One pass (forward or backward) of a block takes max(device time, launches * launch overhead) for
+ * its kernels (the part by which the host is slower is HOST) plus its exposed collectives. An
+ * operator with overlaps_next hides behind the compute operators that follow it in the pass until
+ * one reads its result.
+ */
+#ifndef HLM_COSTMODEL_STAGE_COST_H
+#define HLM_COSTMODEL_STAGE_COST_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/arena.h"
+#include "costmodel/collective.h"
+#include "costmodel/kernel.h"
+#include "costmodel/layout.h"
+#include "costmodel/lowering.h"
+#include "costmodel/memory.h"
+#include "costmodel/strategy.h"
+
+#define HLM_PART_MAP(X)                                                                            \
+    X(GEMM, "gemm_s")                                                                              \
+    X(ATTENTION, "attention_s")                                                                    \
+    X(MEMORY_BOUND, "memory_bound_s")                                                              \
+    X(RECOMPUTE, "recompute_s") /* forward operators repeated in the backward */                   \
+    X(HOST, "host_s")           /* launches slower than the kernels */                             \
+    X(TP_COMM, "tp_comm_s")     /* exposed */                                                      \
+    X(EP_COMM, "ep_comm_s")
+enum hlm_part {
+#define X(name, text) HLM_PART_##name,
+    HLM_PART_MAP(X)
+#undef X
+        HLM_NUM_PARTS
+};
+const char *hlm_part_text(enum hlm_part part);
+
+/* seconds = sum of part[]. */
+struct hlm_pass_cost {
+    double seconds;
+    double part[HLM_NUM_PARTS];
+};
+
+struct hlm_block_cost {
+    struct hlm_pass_cost forward, backward, input_grad,
+        weight_grad;    /* backward: I and W in list order */
+    int64_t slot_bytes; /* per microbatch in flight: stash, kept input, data */
+    int64_t output_bytes;
+    int64_t transient_bytes;                   /* more of the two passes */
+    int64_t num_elements, num_expert_elements; /* parameters of this rank */
+    int64_t num_sum_over_tp;                   /* elements whose gradient is summed over tp (sp) */
+    int64_t num_kernels_forward, num_kernels_backward;
+};
+
+/* Prices of one strategy on one device group. blocks[kind][recompute]; embedding and head only
+ * NONE. */
+struct hlm_pricer {
+    const struct hlm_model *model;
+    const struct hlm_strategy *strategy;
+    const struct hlm_cluster *cluster;
+    int32_t device_group;
+    bool has_kind[HLM_NUM_BLOCKS];
+    struct hlm_block_cost blocks[HLM_NUM_BLOCKS][HLM_NUM_RECOMPUTES];
+    int64_t boundary_bytes; /* activation of one microbatch between stages, per rank */
+    int64_t limit_bytes, fixed_bytes;
+};
+
+/* Bytes of one block per microbatch in flight: stash, its input, its data (tokens, targets,
+ * pixels). */
+int64_t hlm_block_slot_bytes(const struct hlm_block *block, const struct hlm_block_memory *memory);
+
+/* Bytes that one AdamW update moves per parameter: gradient, two moments twice, master copy (or
+ * parameter) twice, and the parameter once where it is not the master. fp32: 28; bf16 with fp32
+ * gradients: 30. */
+double hlm_adamw_bytes_per_element(const struct hlm_strategy *strategy);
+
+/* HLM_NO: the strategy is not legal here, or the device lacks the dtype; the message says which. */
+HLM_MUST_CHECK enum hlm_status
+hlm_pricer_init(struct hlm_arena *arena, const struct hlm_model *model,
+                const struct hlm_strategy *strategy, const struct hlm_cluster *cluster,
+                int32_t device_group, struct hlm_pricer *out, struct hlm_err *err);
+
+/* What a stage holds: counts of layers by kind (dense, moe) and recompute mode. */
+struct hlm_stage_shape {
+    int32_t stage, num_stages;
+    bool embedding, head;
+    int32_t layers[HLM_NUM_BLOCKS][HLM_NUM_RECOMPUTES]; /* rows DENSE and MOE */
+};
+
+struct hlm_stage_cost {
+    struct hlm_pass_cost forward, backward, input_grad, weight_grad; /* one microbatch */
+    double reduce_s;    /* gradient reduction over dp (and of sum_over_tp over tp) */
+    double optimizer_s; /* gradient norm's sum, update, zeroing, gather_s */
+    double gather_s;    /* ZeRO-1: gather of parameters, 0 otherwise */
+    int64_t num_elements, num_expert_elements;
+    int64_t static_bytes[HLM_NUM_MEMORY_KINDS];
+    int64_t slot_bytes; /* per microbatch in flight, boundary buffers included */
+    int64_t transient_bytes;
+};
+
+/* Exactly the sizes that the executor allocates (set hlmplan): per slot each block's slot_bytes,
+ * the stage's output (unless it has the head) and, on stages behind the first, the gradient that is
+ * sent back; transient: two boundary gradients and the largest block transient. */
+void hlm_stage_cost(const struct hlm_pricer *pricer, const struct hlm_stage_shape *shape,
+                    struct hlm_stage_cost *out);
+
+/* Memory of a stage with `in_flight` microbatches, by kind. */
+void hlm_stage_memory(const struct hlm_pricer *pricer, const struct hlm_stage_shape *shape,
+                      const struct hlm_stage_cost *cost, int32_t in_flight,
+                      struct hlm_stage_memory *out);
+
+/* One message of the boundary between stage and stage + 1 (both directions cost the same), and
+ * whether it needs both sides. */
+double hlm_stage_send_s(const struct hlm_pricer *pricer, int32_t stage, bool *out_both_sides);
+
+/* Where all ranks meet at the end of a step: the tied-embedding reduction between first and last
+ * stage (pp > 1) and the gradient norm's scalar all-reduce over all ranks. */
+double hlm_stage_sync_s(const struct hlm_pricer *pricer);
+
+#endif

@@ -1,0 +1,82 @@
+/* strategy: the degrees and switches of one way to train, apart from the placement of layers.
+ *
+ * world_size = dp * tp * pp * cp. Microbatches: global_batch_size = dp * microbatch_size *
+ * num_microbatches. ep * etp is carved out of dp * cp * tp, edp = dp * cp * tp / (ep * etp).
+ */
+#ifndef HLM_COSTMODEL_STRATEGY_H
+#define HLM_COSTMODEL_STRATEGY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/json.h"
+#include "profiles/cluster.h"
+#include "profiles/dtype.h"
+#include "profiles/model.h"
+
+#define HLM_SCHEDULE_MAP(X) X(GPIPE, "gpipe") X(1F1B, "1f1b")
+enum hlm_schedule_kind {
+#define X(name, text) HLM_SCHEDULE_##name,
+    HLM_SCHEDULE_MAP(X)
+#undef X
+        HLM_NUM_SCHEDULES
+};
+extern const char *const hlm_schedule_texts[];
+
+#define HLM_RECOMPUTE_MAP(X) X(NONE, "none") X(SELECTIVE, "selective") X(FULL, "full")
+enum hlm_recompute {
+#define X(name, text) HLM_RECOMPUTE_##name,
+    HLM_RECOMPUTE_MAP(X)
+#undef X
+        HLM_NUM_RECOMPUTES
+};
+extern const char *const hlm_recompute_texts[];
+
+#define HLM_LOWERING_MAP(X) X(HLMPLAN, "hlmplan") X(MEGATRON, "megatron")
+enum hlm_lowering {
+#define X(name, text) HLM_LOWERING_##name,
+    HLM_LOWERING_MAP(X)
+#undef X
+        HLM_NUM_LOWERINGS
+};
+extern const char *const hlm_lowering_texts[];
+
+struct hlm_strategy {
+    int32_t dp, tp, pp, cp, ep, etp, vpp;
+    bool sp;
+    int32_t zero;       /* 0: none, 1: optimizer states sharded over zero_group ranks */
+    int32_t zero_group; /* ranks that share states; dp when zero > 0, else 1 */
+    enum hlm_schedule_kind schedule;
+    int64_t microbatch_size, num_microbatches, global_batch_size; /* sequences */
+    int64_t seq_len;                                              /* tokens */
+    enum hlm_dtype dtype, grad_dtype, master_dtype;
+    enum hlm_lowering lowering;
+};
+extern const struct hlm_json_table hlm_strategy_table;
+
+int64_t hlm_strategy_world_size(const struct hlm_strategy *strategy);
+
+/* Whether this strategy is legal for this model, whatever the cluster: each rule one row of a
+ * table, and the message says the rule, the values and the nearest legal ones ("tp = 5 does not
+ * divide num_heads = 12"). Rules: tp divides num_heads, ffn_size, and num_kv_heads (or is a
+ * multiple of it: then kv heads are replicated); pp <= num_layers + 2 (embedding and head are
+ * blocks too); vpp = 1 (no schedule has chunks yet); experts with tp > 1 need sp, etp is 1 or tp;
+ * sp needs tp > 1 and tp divides microbatch tokens; ep divides num_experts and dp * cp * tp; batch
+ * = dp * microbatch_size * num_microbatches; zero in 0..1; seq_len within learned positions; ...
+ * HLM_NO with the reason. */
+HLM_MUST_CHECK enum hlm_status hlm_strategy_check(const struct hlm_strategy *strategy,
+                                                  const struct hlm_model *model,
+                                                  struct hlm_err *err);
+
+/* Fills grad_dtype, master_dtype, zero_group, etp, cp, vpp, num_microbatches from the rest (zeros):
+ * gradients and master copies fp32 in every mixed precision (Megatron's default). */
+void hlm_strategy_complete(struct hlm_strategy *strategy);
+
+/* Sets one field by its JSON name from a text, as --set and --require do ("tp", "8"). HLM_USAGE for
+ * an unknown name or a value that does not parse; knows the names of hlm_strategy_table and
+ * "recompute" is not among them (it belongs to stages). */
+HLM_MUST_CHECK enum hlm_status hlm_strategy_set(struct hlm_strategy *strategy, const char *key,
+                                                const char *value, struct hlm_err *err);
+
+#endif

@@ -1,0 +1,158 @@
+#include "planner/plan.h"
+
+#include <string.h>
+
+enum hlm_block_kind hlm_plan_layer_kind(const struct hlm_model *model, int32_t layer)
+{
+    return hlm_model_is_moe_layer(model, layer) ? HLM_BLOCK_MOE : HLM_BLOCK_DENSE;
+}
+
+enum hlm_recompute hlm_plan_layer_recompute(const struct hlm_plan_stage *stage, int32_t layer)
+{
+    const int32_t index = layer - stage->first_layer;
+    if (index < stage->recompute.full) {
+        return HLM_RECOMPUTE_FULL;
+    }
+    return index < stage->recompute.full + stage->recompute.selective ? HLM_RECOMPUTE_SELECTIVE
+                                                                      : HLM_RECOMPUTE_NONE;
+}
+
+struct hlm_stage_shape hlm_plan_stage_shape(const struct hlm_model *model,
+                                            const struct hlm_plan_stage *stages, int32_t num_stages,
+                                            int32_t stage)
+{
+    struct hlm_stage_shape shape = {.stage = stage,
+                                    .num_stages = num_stages,
+                                    .embedding = stage == 0,
+                                    .head = stage == num_stages - 1};
+    const struct hlm_plan_stage *placed = &stages[stage];
+    for (int32_t i = 0; i < placed->num_layers; i++) {
+        const int32_t layer = placed->first_layer + i;
+        shape.layers[hlm_plan_layer_kind(model, layer)][hlm_plan_layer_recompute(placed, layer)]++;
+    }
+    return shape;
+}
+
+/* Each finds one thing that the field table can't: stages that do not tile the layers, ... */
+static enum hlm_status check_stages(const struct hlm_plan *plan, const char *where,
+                                    struct hlm_err *err)
+{
+    int32_t next = 0;
+    for (int32_t s = 0; s < plan->num_stages; s++) {
+        const struct hlm_plan_stage *stage = &plan->stages[s];
+        const struct hlm_plan_recompute *recompute = &stage->recompute;
+        const int32_t sum = recompute->none + recompute->selective + recompute->full;
+        if (stage->first_layer != next) {
+            return hlm_fail(err, HLM_INPUT, "%s: $.stages[%d].first_layer: expected %d, found %d",
+                            where, s, next, stage->first_layer);
+        }
+        if (sum != stage->num_layers) {
+            return hlm_fail(err, HLM_INPUT,
+                            "%s: $.stages[%d].recompute: expected counts that sum to num_layers = "
+                            "%d, found %d",
+                            where, s, stage->num_layers, sum);
+        }
+        if (stage->tp != plan->strategy.tp) {
+            return hlm_fail(err, HLM_INPUT,
+                            "%s: $.stages[%d].tp: expected strategy.tp = %d, found %d", where, s,
+                            plan->strategy.tp, stage->tp);
+        }
+        if (stage->rank_group != s % plan->strategy.pp) {
+            return hlm_fail(err, HLM_INPUT, "%s: $.stages[%d].rank_group: expected %d, found %d",
+                            where, s, s % plan->strategy.pp, stage->rank_group);
+        }
+        if (stage->device_group >= plan->cluster.num_groups) {
+            return hlm_fail(err, HLM_INPUT,
+                            "%s: $.stages[%d].device_group: expected less than %d groups, found %d",
+                            where, s, plan->cluster.num_groups, stage->device_group);
+        }
+        next += stage->num_layers;
+    }
+    if (next != plan->model.num_layers) {
+        return hlm_fail(err, HLM_INPUT, "%s: $.stages: expected %d layers in all, found %d", where,
+                        plan->model.num_layers, next);
+    }
+    return HLM_OK;
+}
+
+static enum hlm_status check_rank_map(struct hlm_arena *arena, const struct hlm_plan *plan,
+                                      const char *where, struct hlm_err *err)
+{
+    const int64_t world = hlm_strategy_world_size(&plan->strategy);
+    const int64_t devices = hlm_cluster_num_devices(&plan->cluster);
+    if (plan->num_ranks != world) {
+        return hlm_fail(err, HLM_INPUT, "%s: $.rank_map: expected %lld ranks, found %d", where,
+                        (long long)world, plan->num_ranks);
+    }
+    bool *taken = HLM_ARENA_ARRAY(arena, bool, devices);
+    for (int32_t rank = 0; rank < plan->num_ranks; rank++) {
+        const int32_t device = plan->rank_map[rank];
+        if (device >= devices || taken[device]) {
+            return hlm_fail(err, HLM_INPUT,
+                            "%s: $.rank_map[%d]: expected a device of its own below %lld, found %d",
+                            where, rank, (long long)devices, device);
+        }
+        taken[device] = true;
+    }
+    return HLM_OK;
+}
+
+static enum hlm_status check_plan(struct hlm_arena *arena, struct hlm_plan *plan, const char *where,
+                                  struct hlm_err *err)
+{
+    hlm_model_complete(&plan->model);
+    HLM_TRY(hlm_model_validate(&plan->model, where, err));
+    HLM_TRY(hlm_cluster_validate(&plan->cluster, where, err));
+    if (hlm_strategy_check(&plan->strategy, &plan->model, err) != HLM_OK) {
+        hlm_err_prefix(err, "%s: $.strategy", where);
+        err->status = HLM_INPUT;
+        return HLM_INPUT;
+    }
+    if (plan->num_stages != plan->strategy.pp * plan->strategy.vpp) {
+        return hlm_fail(err, HLM_INPUT, "%s: $.stages: expected pp * vpp = %d stages, found %d",
+                        where, plan->strategy.pp * plan->strategy.vpp, plan->num_stages);
+    }
+    HLM_TRY(check_stages(plan, where, err));
+    return check_rank_map(arena, plan, where, err);
+}
+
+enum hlm_status hlm_plan_read(struct hlm_arena *arena, const char *path,
+                              const struct hlm_plan **out, struct hlm_err *err)
+{
+    struct hlm_plan *plan = HLM_ARENA_NEW(arena, struct hlm_plan);
+    HLM_TRY(hlm_json_read_file(arena, path, &hlm_plan_table, plan, err));
+    HLM_TRY(check_plan(arena, plan, path, err));
+    *out = plan;
+    return HLM_OK;
+}
+
+enum hlm_status hlm_plan_read_text(struct hlm_arena *arena, const char *name, const char *text,
+                                   size_t length, const struct hlm_plan **out, struct hlm_err *err)
+{
+    struct hlm_plan *plan = HLM_ARENA_NEW(arena, struct hlm_plan);
+    HLM_TRY(hlm_json_read_text(arena, name, text, length, &hlm_plan_table, plan, err));
+    HLM_TRY(check_plan(arena, plan, name, err));
+    *out = plan;
+    return HLM_OK;
+}
+
+enum hlm_status hlm_plan_check_digests(struct hlm_arena *arena, const struct hlm_plan *plan,
+                                       const char *where, struct hlm_err *err)
+{
+    const struct hlm_plan_digests now = hlm_plan_digests(arena, plan);
+    const struct {
+        const char *name, *stored, *now;
+    } parts[] = {{"model", plan->digests.model, now.model},
+                 {"cluster", plan->digests.cluster, now.cluster},
+                 {"strategy", plan->digests.strategy, now.strategy},
+                 {"stages", plan->digests.stages, now.stages}};
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        if (strcmp(parts[i].stored, parts[i].now) != 0) {
+            return hlm_fail(err, HLM_INPUT,
+                            "%s: $.%s was edited after the plan was priced (digest %s, now %s); "
+                            "`hlmplan estimate %s -o FILE` prices it again",
+                            where, parts[i].name, parts[i].stored, parts[i].now, where);
+        }
+    }
+    return HLM_OK;
+}

@@ -1,0 +1,177 @@
+/* plan: everything that is needed to run, and what was promised of it. The JSON kind "plan".
+ *
+ * A plan is made by the search, or by hlm_plan_price from a strategy and a placement of layers; the
+ * file is all that passes between `hlmplan` and `hlmplan-rank`. `digests` cover model, cluster,
+ * strategy and stages, so that `run` notices an edited plan; `estimate` prices an edited plan
+ * again.
+ */
+#ifndef HLM_PLANNER_PLAN_H
+#define HLM_PLANNER_PLAN_H
+
+#include "base/arena.h"
+#include "base/err.h"
+#include "base/json.h"
+#include "costmodel/stage_cost.h"
+#include "profiles/cluster.h"
+#include "profiles/model.h"
+#include "schedule/simulate.h"
+
+/* How many layers of a stage use each mode. The first `full` layers of a stage recompute fully, the
+ * next `selective` selectively, the rest not at all. */
+struct hlm_plan_recompute {
+    int32_t none, selective, full;
+};
+
+struct hlm_plan_stage {
+    int32_t rank_group; /* pipeline rank that runs it */
+    int32_t first_layer, num_layers;
+    int32_t device_group; /* index into cluster.groups */
+    int32_t tp;
+    struct hlm_plan_recompute recompute;
+};
+
+/* A node of the tree of a predicted time; children sum to seconds. At most four levels. */
+struct hlm_time_node {
+    const char *name;
+    double seconds;
+    const struct hlm_time_node *parts;
+    int32_t num_parts;
+};
+extern const struct hlm_json_table hlm_time_node_table;
+
+struct hlm_plan_interval {
+    double low_s, high_s; /* from the spread of the profile's fits */
+};
+
+struct hlm_plan_prediction {
+    double step_time_s;
+    struct hlm_time_node
+        parts;  /* name "step"; the rank on the critical path: forward, backward,
+                   tensor_parallel, pipeline (bubble, transfer), data_parallel, optimizer */
+    double mfu; /* dense peak of dtype; causal attention counted half for decoders */
+    double tokens_per_s;
+    double cost_per_token;                 /* currency of price_per_device_hour; 0: no prices */
+    const struct hlm_stage_memory *memory; /* [num_stages] */
+    int32_t num_memory;
+    struct hlm_plan_interval interval;
+};
+
+#define HLM_PROOF_MAP(X)                                                                           \
+    X(OPTIMAL, "optimal")                                                                          \
+    X(FEASIBLE, "feasible") X(INFEASIBLE, "infeasible") X(UNKNOWN, "unknow"                        \
+                                                                   "n")
+enum hlm_proof {
+#define X(name, text) HLM_PROOF_##name,
+    HLM_PROOF_MAP(X)
+#undef X
+};
+extern const char *const hlm_proof_texts[];
+
+struct hlm_plan_master {
+    enum hlm_proof status;
+    double objective_s; /* least proved bound over its columns = best-first answer */
+    int32_t num_columns;
+};
+
+struct hlm_plan_certificate {
+    double lower_bound_s, gap_frac, max_gap_frac;
+    int64_t num_columns, num_pruned_by_bound, num_infeasible, num_ilps, num_simulated;
+    struct hlm_plan_master master;
+};
+
+struct hlm_plan_runner_up {
+    struct hlm_strategy strategy;
+    const struct hlm_plan_stage *stages;
+    int32_t num_stages;
+    double step_time_s;
+};
+
+struct hlm_plan_digests {
+    const char *model, *cluster, *strategy, *stages; /* 16 hex digits each */
+};
+extern const struct hlm_json_table hlm_plan_digests_table;
+
+struct hlm_plan_meta {
+    double search_cpu_s;
+    const char *date, *host, *hlmplan_version; /* filled by the CLI */
+};
+
+struct hlm_plan {
+    struct hlm_model model;
+    struct hlm_cluster cluster;
+    struct hlm_strategy strategy;
+    const struct hlm_plan_stage *stages;
+    int32_t num_stages;
+    const int32_t *rank_map; /* [world_size]: device of each rank */
+    int32_t num_ranks;
+    struct hlm_plan_prediction prediction;
+    const struct hlm_plan_certificate *certificate; /* NULL: priced, not searched */
+    const struct hlm_plan_runner_up *runners_up;
+    int32_t num_runners_up;
+    struct hlm_plan_digests digests;
+    struct hlm_plan_meta meta;
+};
+extern const struct hlm_json_table hlm_plan_table;
+
+/* Reads a plan and checks what the table can't: that stages tile the layers, strategy and stages
+ * agree, the rank map is a permutation. Does not compare digests. */
+HLM_MUST_CHECK enum hlm_status hlm_plan_read(struct hlm_arena *arena, const char *path,
+                                             const struct hlm_plan **out, struct hlm_err *err);
+
+/* The same from a text; `name` is how messages call it. */
+HLM_MUST_CHECK enum hlm_status hlm_plan_read_text(struct hlm_arena *arena, const char *name,
+                                                  const char *text, size_t length,
+                                                  const struct hlm_plan **out, struct hlm_err *err);
+
+/* Hashes of the parts as they stand. */
+struct hlm_plan_digests hlm_plan_digests(struct hlm_arena *arena, const struct hlm_plan *plan);
+
+/* HLM_INPUT naming the part that was edited. */
+HLM_MUST_CHECK enum hlm_status hlm_plan_check_digests(struct hlm_arena *arena,
+                                                      const struct hlm_plan *plan,
+                                                      const char *where, struct hlm_err *err);
+
+/* Prices a strategy and a placement: builds the whole plan (prediction, digests, rank map) by the
+ * exact simulation. HLM_NO when it does not fit or is not legal: the message says which stage, how
+ * many bytes are missing and of which kind most. `out_costs`, `out_result` (may be NULL) hand out
+ * what the simulator saw. */
+struct hlm_plan_simulation {
+    const struct hlm_schedule *schedule; /* lowered */
+    struct hlm_sim_costs costs;
+    struct hlm_sim_result result;
+    const struct hlm_stage_cost *stages; /* [num_stages] */
+};
+HLM_MUST_CHECK enum hlm_status
+hlm_plan_price(struct hlm_arena *arena, const struct hlm_model *model,
+               const struct hlm_cluster *cluster, const struct hlm_strategy *strategy,
+               const struct hlm_plan_stage *stages, int32_t num_stages, const struct hlm_plan **out,
+               struct hlm_plan_simulation *out_simulation, struct hlm_err *err);
+
+/* Even placement (layers as equal as possible, one fewer where embedding or head weigh more than a
+ * layer), with the least recompute that fits: what `estimate --set` uses when no stages are given;
+ * recompute < 0: choose. */
+HLM_MUST_CHECK enum hlm_status
+hlm_plan_even_stages(struct hlm_arena *arena, const struct hlm_model *model,
+                     const struct hlm_cluster *cluster, const struct hlm_strategy *strategy,
+                     int32_t recompute, const struct hlm_plan_stage **out, int32_t *out_num,
+                     struct hlm_err *err);
+
+/* The simulation of a plan that was read from a file, with events. */
+HLM_MUST_CHECK enum hlm_status hlm_plan_simulate(struct hlm_arena *arena,
+                                                 const struct hlm_plan *plan,
+                                                 struct hlm_plan_simulation *out,
+                                                 struct hlm_err *err);
+
+/* The pipeline rank whose gradients are reduced last: it decides when the optimizers start, and the
+ * trees of predicted and measured parts are about it. */
+int32_t hlm_plan_critical_rank(const struct hlm_plan_simulation *simulation);
+
+/* Block kind and recompute mode of a layer of a plan's stage. */
+enum hlm_block_kind hlm_plan_layer_kind(const struct hlm_model *model, int32_t layer);
+enum hlm_recompute hlm_plan_layer_recompute(const struct hlm_plan_stage *stage, int32_t layer);
+/* The shape of a stage, for hlm_stage_cost. */
+struct hlm_stage_shape hlm_plan_stage_shape(const struct hlm_model *model,
+                                            const struct hlm_plan_stage *stages, int32_t num_stages,
+                                            int32_t stage);
+
+#endif

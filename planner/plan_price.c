@@ -1,0 +1,358 @@
+/* From a strategy and a placement of layers to a priced plan: costs per stage, exact simulation,
+ * memory check, and the tree that says where the time goes. */
+#include <math.h>
+
+#include "base/fmt.h"
+#include "planner/plan.h"
+
+/* What pricing works with, all from one arena. */
+struct pricing {
+    struct hlm_arena *arena;
+    const struct hlm_model *model;
+    const struct hlm_cluster *cluster;
+    const struct hlm_strategy *strategy;
+    const struct hlm_plan_stage *stages;
+    int32_t num_stages;
+    const struct hlm_pricer *const *pricers; /* [num_groups], NULL where no stage is */
+    struct hlm_plan_simulation *simulation;
+};
+
+static enum hlm_status make_pricers(struct pricing *pricing, struct hlm_err *err)
+{
+    const struct hlm_pricer **pricers =
+        HLM_ARENA_ARRAY(pricing->arena, const struct hlm_pricer *, pricing->cluster->num_groups);
+    for (int32_t s = 0; s < pricing->num_stages; s++) {
+        const int32_t group = pricing->stages[s].device_group;
+        if (pricers[group] == NULL) {
+            struct hlm_pricer *pricer = HLM_ARENA_NEW(pricing->arena, struct hlm_pricer);
+            HLM_TRY(hlm_pricer_init(pricing->arena, pricing->model, pricing->strategy,
+                                    pricing->cluster, group, pricer, err));
+            pricers[group] = pricer;
+        }
+    }
+    pricing->pricers = pricers;
+    return HLM_OK;
+}
+
+static const struct hlm_pricer *stage_pricer(const struct pricing *pricing, int32_t stage)
+{
+    return pricing->pricers[pricing->stages[stage].device_group];
+}
+
+static void make_costs(struct pricing *pricing)
+{
+    struct hlm_arena *arena = pricing->arena;
+    const int32_t n = pricing->num_stages;
+    struct hlm_stage_cost *stages = HLM_ARENA_ARRAY(arena, struct hlm_stage_cost, n);
+    double *forward = HLM_ARENA_ARRAY(arena, double, n);
+    double *backward = HLM_ARENA_ARRAY(arena, double, n);
+    double *input_grad = HLM_ARENA_ARRAY(arena, double, n);
+    double *weight_grad = HLM_ARENA_ARRAY(arena, double, n);
+    double *send_forward = HLM_ARENA_ARRAY(arena, double, n);
+    double *send_backward = HLM_ARENA_ARRAY(arena, double, n);
+    bool *both_sides = HLM_ARENA_ARRAY(arena, bool, n);
+    double *reduce = HLM_ARENA_ARRAY(arena, double, n);
+    double *optimizer = HLM_ARENA_ARRAY(arena, double, n);
+    for (int32_t s = 0; s < n; s++) {
+        const struct hlm_stage_shape shape =
+            hlm_plan_stage_shape(pricing->model, pricing->stages, n, s);
+        hlm_stage_cost(stage_pricer(pricing, s), &shape, &stages[s]);
+        forward[s] = stages[s].forward.seconds;
+        backward[s] = stages[s].backward.seconds;
+        input_grad[s] = stages[s].input_grad.seconds;
+        weight_grad[s] = stages[s].weight_grad.seconds;
+        reduce[s] = stages[s].reduce_s;
+        optimizer[s] = stages[s].optimizer_s;
+        if (s + 1 < n) {
+            send_forward[s] = hlm_stage_send_s(stage_pricer(pricing, s), s, &both_sides[s]);
+            send_backward[s + 1] = send_forward[s];
+        }
+    }
+    pricing->simulation->stages = stages;
+    pricing->simulation->costs =
+        (struct hlm_sim_costs){.forward_s = forward,
+                               .backward_s = backward,
+                               .input_grad_s = input_grad,
+                               .weight_grad_s = weight_grad,
+                               .send_forward_s = send_forward,
+                               .send_backward_s = send_backward,
+                               .needs_both_sides = both_sides,
+                               .reduce_s = reduce,
+                               .optimizer_s = optimizer,
+                               .sync_s = hlm_stage_sync_s(stage_pricer(pricing, 0))};
+}
+
+static enum hlm_status simulate(struct pricing *pricing, bool want_events, struct hlm_err *err)
+{
+    const struct hlm_strategy *strategy = pricing->strategy;
+    const struct hlm_schedule *schedule = NULL;
+    HLM_TRY(hlm_schedule_build(pricing->arena, strategy->schedule, strategy->pp, strategy->vpp,
+                               (int32_t)strategy->num_microbatches, &schedule, err));
+    pricing->simulation->schedule = hlm_schedule_lower(pricing->arena, schedule);
+    return hlm_simulate(pricing->arena, pricing->simulation->schedule, &pricing->simulation->costs,
+                        NULL, want_events, &pricing->simulation->result, err);
+}
+
+/* --- memory --- */
+
+static enum hlm_memory_kind largest_kind(const struct hlm_stage_memory *memory)
+{
+    enum hlm_memory_kind largest = HLM_MEMORY_PARAMETERS;
+    for (int32_t kind = 0; kind < HLM_NUM_MEMORY_KINDS; kind++) {
+        if (memory->bytes[kind] > memory->bytes[largest]) {
+            largest = (enum hlm_memory_kind)kind;
+        }
+    }
+    return largest;
+}
+
+static enum hlm_status make_memory(const struct pricing *pricing,
+                                   const struct hlm_stage_memory **out, struct hlm_err *err)
+{
+    struct hlm_stage_memory *memory =
+        HLM_ARENA_ARRAY(pricing->arena, struct hlm_stage_memory, pricing->num_stages);
+    for (int32_t s = 0; s < pricing->num_stages; s++) {
+        const struct hlm_stage_shape shape =
+            hlm_plan_stage_shape(pricing->model, pricing->stages, pricing->num_stages, s);
+        const int32_t in_flight =
+            hlm_schedule_in_flight(pricing->strategy->schedule, pricing->num_stages,
+                                   (int32_t)pricing->strategy->num_microbatches, s);
+        hlm_stage_memory(stage_pricer(pricing, s), &shape, &pricing->simulation->stages[s],
+                         in_flight, &memory[s]);
+        const int64_t excess = memory[s].peak_bytes - memory[s].limit_bytes;
+        if (excess > 0) {
+            const enum hlm_memory_kind kind = largest_kind(&memory[s]);
+            return hlm_fail(err, HLM_NO,
+                            "stage %d needs %s, %s more than the %s of a device; most of it is %s "
+                            "(%s)",
+                            s, hlm_fmt_bytes((double)memory[s].peak_bytes).text,
+                            hlm_fmt_bytes((double)excess).text,
+                            hlm_fmt_bytes((double)memory[s].limit_bytes).text,
+                            hlm_memory_kind_texts[kind],
+                            hlm_fmt_bytes((double)memory[s].bytes[kind]).text);
+        }
+    }
+    *out = memory;
+    return HLM_OK;
+}
+
+/* --- where the time goes --- */
+
+static struct hlm_time_node leaf(const char *name, double seconds)
+{
+    return (struct hlm_time_node){.name = name, .seconds = seconds};
+}
+
+/* A node of the parts that are not zero. */
+static struct hlm_time_node branch(struct hlm_arena *arena, const char *name,
+                                   const struct hlm_time_node *parts, int32_t num_parts)
+{
+    struct hlm_time_node *kept = HLM_ARENA_ARRAY(arena, struct hlm_time_node, num_parts);
+    struct hlm_time_node node = {.name = name, .parts = kept};
+    for (int32_t i = 0; i < num_parts; i++) {
+        node.seconds += parts[i].seconds;
+        if (parts[i].seconds != 0.0) {
+            kept[node.num_parts++] = parts[i];
+        }
+    }
+    return node;
+}
+
+static bool part_is_compute(enum hlm_part part)
+{
+    return part != HLM_PART_TP_COMM && part != HLM_PART_EP_COMM;
+}
+
+static struct hlm_time_node compute_node(struct hlm_arena *arena, const char *name,
+                                         const struct hlm_pass_cost *pass, double times)
+{
+    struct hlm_time_node parts[HLM_NUM_PARTS];
+    int32_t num_parts = 0;
+    for (int32_t part = 0; part < HLM_NUM_PARTS; part++) {
+        if (part_is_compute((enum hlm_part)part)) {
+            parts[num_parts++] = leaf(hlm_part_text((enum hlm_part)part), times * pass->part[part]);
+        }
+    }
+    return branch(arena, name, parts, num_parts);
+}
+
+int32_t hlm_plan_critical_rank(const struct hlm_plan_simulation *simulation)
+{
+    const struct hlm_sim_result *result = &simulation->result;
+    int32_t critical = 0;
+    double latest_s = -1.0;
+    for (int32_t r = 0; r < simulation->schedule->num_ranks; r++) {
+        const double end_s = result->ranks[r].compute_end_s + simulation->costs.reduce_s[r];
+        if (end_s > latest_s) {
+            latest_s = end_s;
+            critical = r;
+        }
+    }
+    return critical;
+}
+
+static struct hlm_time_node make_parts(const struct pricing *pricing)
+{
+    struct hlm_arena *arena = pricing->arena;
+    const struct hlm_plan_simulation *simulation = pricing->simulation;
+    const int32_t rank = hlm_plan_critical_rank(pricing->simulation);
+    const struct hlm_sim_rank *ran = &simulation->result.ranks[rank];
+    const struct hlm_stage_cost *cost = &simulation->stages[rank];
+    const double m = (double)pricing->strategy->num_microbatches;
+    const double reduce_s = cost->reduce_s, sync_s = simulation->costs.sync_s;
+    const double idle_s = ran->compute_end_s - ran->busy_s;
+    const double optimizer_s = simulation->result.step_s - ran->compute_end_s - reduce_s - sync_s;
+
+    const struct hlm_time_node tensor[] = {
+        leaf("forward_s", m * cost->forward.part[HLM_PART_TP_COMM]),
+        leaf("backward_s", m * cost->backward.part[HLM_PART_TP_COMM])};
+    const struct hlm_time_node expert[] = {
+        leaf("forward_s", m * cost->forward.part[HLM_PART_EP_COMM]),
+        leaf("backward_s", m * cost->backward.part[HLM_PART_EP_COMM])};
+    const struct hlm_time_node pipeline[] = {leaf("bubble_s", idle_s - ran->wait_transfer_s),
+                                             leaf("transfer_s", ran->wait_transfer_s)};
+    const struct hlm_time_node data[] = {leaf("reduce_s", reduce_s), leaf("sync_s", sync_s)};
+    const struct hlm_time_node parts[] = {compute_node(arena, "forward", &cost->forward, m),
+                                          compute_node(arena, "backward", &cost->backward, m),
+                                          branch(arena, "tensor_parallel", tensor, 2),
+                                          branch(arena, "expert_parallel", expert, 2),
+                                          branch(arena, "pipeline", pipeline, 2),
+                                          branch(arena, "data_parallel", data, 2),
+                                          leaf("optimizer", optimizer_s)};
+    struct hlm_time_node step =
+        branch(arena, "step", parts, (int32_t)(sizeof(parts) / sizeof(parts[0])));
+    HLM_ASSERT(fabs(step.seconds - simulation->result.step_s) <= 1e-9 * simulation->result.step_s);
+    step.seconds = simulation->result.step_s;
+    return step;
+}
+
+/* Relative uncertainty of the kernels of this dtype: the spread of the fits, weighted by where the
+ * time goes. */
+static double spread_frac(const struct pricing *pricing)
+{
+    const struct hlm_device *device =
+        &pricing->cluster->groups[pricing->stages[0].device_group].device;
+    const struct hlm_device_dtype *row = hlm_device_dtype(device, pricing->strategy->dtype);
+    double gemm = 0.0, attention = 0.0;
+    for (int32_t i = 0; i < row->num_gemm; i++) {
+        gemm = fmax(gemm, row->gemm[i].source.spread_frac);
+    }
+    for (int32_t i = 0; i < row->num_attention; i++) {
+        attention = fmax(attention, row->attention[i].source.spread_frac);
+    }
+    const int32_t rank = hlm_plan_critical_rank(pricing->simulation);
+    const struct hlm_stage_cost *cost = &pricing->simulation->stages[rank];
+    const double m = (double)pricing->strategy->num_microbatches;
+    const struct hlm_pass_cost *passes[] = {&cost->forward, &cost->backward};
+    double seconds = 0.0;
+    for (int32_t i = 0; i < 2; i++) {
+        seconds += m * (gemm * passes[i]->part[HLM_PART_GEMM] +
+                        attention * passes[i]->part[HLM_PART_ATTENTION] +
+                        device->memory.source.spread_frac * passes[i]->part[HLM_PART_MEMORY_BOUND]);
+    }
+    return seconds / pricing->simulation->result.step_s;
+}
+
+static void make_rates(const struct pricing *pricing, struct hlm_plan_prediction *prediction)
+{
+    const struct hlm_strategy *strategy = pricing->strategy;
+    double peak = 0.0, price_per_hour = 0.0;
+    for (int32_t s = 0; s < pricing->num_stages; s++) {
+        const struct hlm_device_group *group =
+            &pricing->cluster->groups[pricing->stages[s].device_group];
+        const double devices =
+            (double)strategy->dp * strategy->tp * strategy->cp / (double)strategy->vpp;
+        peak += devices * hlm_device_dtype(&group->device, strategy->dtype)->peak_flops_per_s;
+        price_per_hour += devices * group->price_per_device_hour;
+    }
+    const double step_s = prediction->step_time_s;
+    const double sequences = (double)strategy->global_batch_size;
+    const double tokens = sequences * (double)strategy->seq_len;
+    const double flops =
+        sequences * hlm_model_flops_per_sequence(pricing->model, strategy->seq_len,
+                                                 hlm_model_is_causal(pricing->model));
+    prediction->mfu = flops / (step_s * peak);
+    prediction->tokens_per_s = tokens / step_s;
+    prediction->cost_per_token = price_per_hour / 3600.0 * step_s / tokens;
+}
+
+static enum hlm_status price(struct pricing *pricing, bool want_events, struct hlm_err *err)
+{
+    HLM_TRY(hlm_strategy_check(pricing->strategy, pricing->model, err));
+    HLM_TRY(make_pricers(pricing, err));
+    make_costs(pricing);
+    return simulate(pricing, want_events, err);
+}
+
+static const int32_t *identity_map(struct hlm_arena *arena, int32_t num_ranks)
+{
+    int32_t *map = HLM_ARENA_ARRAY(arena, int32_t, num_ranks);
+    for (int32_t rank = 0; rank < num_ranks; rank++) {
+        map[rank] = rank;
+    }
+    return map;
+}
+
+enum hlm_status hlm_plan_price(struct hlm_arena *arena, const struct hlm_model *model,
+                               const struct hlm_cluster *cluster,
+                               const struct hlm_strategy *strategy,
+                               const struct hlm_plan_stage *stages, int32_t num_stages,
+                               const struct hlm_plan **out,
+                               struct hlm_plan_simulation *out_simulation, struct hlm_err *err)
+{
+    const int64_t world = hlm_strategy_world_size(strategy);
+    const int64_t devices = hlm_cluster_num_devices(cluster);
+    if (world > devices) {
+        return hlm_fail(err, HLM_NO,
+                        "dp * tp * pp * cp = %lld ranks need as many devices, the cluster has %lld",
+                        (long long)world, (long long)devices);
+    }
+    struct hlm_plan *plan = HLM_ARENA_NEW(arena, struct hlm_plan);
+    *plan = (struct hlm_plan){
+        .model = *model,
+        .cluster = *cluster,
+        .strategy = *strategy,
+        .stages = hlm_arena_memdup(arena, stages, (size_t)num_stages * sizeof(*stages)),
+        .num_stages = num_stages,
+        .num_ranks = (int32_t)world};
+    struct hlm_plan_simulation simulation = {0};
+    struct pricing pricing = {.arena = arena,
+                              .model = &plan->model,
+                              .cluster = &plan->cluster,
+                              .strategy = &plan->strategy,
+                              .stages = plan->stages,
+                              .num_stages = num_stages,
+                              .simulation = &simulation};
+    HLM_TRY(price(&pricing, false, err));
+    HLM_TRY(make_memory(&pricing, &plan->prediction.memory, err));
+    plan->prediction.num_memory = num_stages;
+    plan->prediction.step_time_s = simulation.result.step_s;
+    plan->prediction.parts = make_parts(&pricing);
+    const double spread_s = spread_frac(&pricing) * simulation.result.step_s;
+    plan->prediction.interval = (struct hlm_plan_interval){simulation.result.step_s - spread_s,
+                                                           simulation.result.step_s + spread_s};
+    make_rates(&pricing, &plan->prediction);
+    plan->rank_map = identity_map(arena, (int32_t)world);
+    plan->digests = hlm_plan_digests(arena, plan);
+    if (out_simulation != NULL) {
+        *out_simulation = simulation;
+    }
+    *out = plan;
+    return HLM_OK;
+}
+
+enum hlm_status hlm_plan_simulate(struct hlm_arena *arena, const struct hlm_plan *plan,
+                                  struct hlm_plan_simulation *out, struct hlm_err *err)
+{
+    struct hlm_plan_simulation simulation = {0};
+    struct pricing pricing = {.arena = arena,
+                              .model = &plan->model,
+                              .cluster = &plan->cluster,
+                              .strategy = &plan->strategy,
+                              .stages = plan->stages,
+                              .num_stages = plan->num_stages,
+                              .simulation = &simulation};
+    HLM_TRY(price(&pricing, true, err));
+    *out = simulation;
+    return HLM_OK;
+}

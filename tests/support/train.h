@@ -1,0 +1,27 @@
+/* train: runs a plan with all its ranks as threads of the test. */
+#ifndef HLM_TESTS_SUPPORT_TRAIN_H
+#define HLM_TESTS_SUPPORT_TRAIN_H
+
+#include "exec/backend.h"
+#include "exec/runner.h"
+#include "tests/support/golden.h"
+
+enum { TRAIN_MAX_STEPS = 8 };
+
+struct train_result {
+    double losses[TRAIN_MAX_STEPS], grad_norms[TRAIN_MAX_STEPS];
+    /* Reduced gradients of step 0 and the change of the parameters over all steps, per golden
+     * parameter, assembled from the shards of all ranks; NULL unless a golden is given. */
+    double *const *grads;
+    const double *update_norms;
+};
+
+typedef enum hlm_status train_backend_fn(struct hlm_backend **out, struct hlm_err *err);
+
+/* Trains for num_steps steps on backends made by new_backend; any failure fails the test with its
+ * message. golden may be NULL. Needs host_memory to assemble gradients. */
+struct train_result train_run(struct hlm_arena *arena, const struct hlm_plan *plan, uint64_t seed,
+                              int32_t num_steps, train_backend_fn *new_backend,
+                              const struct golden *golden);
+
+#endif
