@@ -72,8 +72,16 @@ static void tell(const struct hlm_runner *runner, const char *operation, bool wa
     }
 }
 
+/* The same outside of actions. */
+static void tell_between(const struct hlm_runner *runner, const char *operation)
+{
+    if (runner->watch != NULL) {
+        runner->watch(runner->watch_context, runner->step, NULL, operation, true);
+    }
+}
+
 /* Communication: the computing clock stands still and the queue is empty meanwhile. `*seconds`
- * grows by its wall clock at the end. */
+ * grows by its wall clock at the end. What follows it waits for nobody. */
 static enum hlm_status comm_begin(struct hlm_runner *runner, double *start_s, struct hlm_err *err)
 {
     HLM_TRY(hlm_compute_clock_pause(&runner->clock, err));
@@ -85,6 +93,7 @@ static enum hlm_status comm_end(struct hlm_runner *runner, double start_s, doubl
                                 struct hlm_err *err)
 {
     *seconds += wall_s() - start_s;
+    tell(runner, NULL, false);
     return hlm_compute_clock_resume(&runner->clock, err);
 }
 
@@ -183,8 +192,14 @@ static enum hlm_status wait_request(struct hlm_runner *runner, struct hlm_reques
                                     struct hlm_err *err)
 {
     struct hlm_request *pending = *request;
+    if (pending == NULL) {
+        return HLM_OK;
+    }
     *request = NULL;
-    return runner->comm->ops->wait(runner->comm, pending, err);
+    tell(runner, "delivery of an earlier message", true);
+    HLM_TRY(runner->comm->ops->wait(runner->comm, pending, err));
+    tell(runner, NULL, false);
+    return HLM_OK;
 }
 
 static enum hlm_status wait_slot(struct hlm_runner *runner, struct slot *slot, struct hlm_err *err)
@@ -617,6 +632,7 @@ static enum hlm_status begin_step(struct hlm_runner *runner, int64_t step, struc
     runner->loss_scale = 1.0 / (double)hlm_data_num_targets(runner->data, step * batch, batch);
     HLM_TRY(state->backend->ops->upload(state->queue, state->loss, &no_sum, sizeof(no_sum), err));
     HLM_TRY(state->backend->ops->queue_sync(state->queue, err));
+    tell_between(runner, "barrier before the step");
     HLM_TRY(runner->comm->ops->barrier(runner->comm, HLM_GROUP_WORLD, err));
     runner->step_start_s = wall_s();
     return HLM_OK;
@@ -633,6 +649,7 @@ static enum hlm_status end_step(struct hlm_runner *runner, struct hlm_run_step *
     double loss = 0.0;
     HLM_TRY(state->backend->ops->download(state->queue, &loss, state->loss, sizeof(loss), err));
     HLM_TRY(state->backend->ops->queue_sync(state->queue, err));
+    tell_between(runner, "all_reduce of the loss");
     HLM_TRY(runner->comm->ops->all_reduce(runner->comm, HLM_GROUP_WORLD, &loss, 1, HLM_WIRE_F64,
                                           HLM_REDUCE_SUM, err));
     if (!isfinite(loss)) {

@@ -73,7 +73,15 @@ struct hlm_plan_master {
     int32_t num_columns;
 };
 
+/* What a search was restricted to. Degrees that are 0 (sp, zero, schedule, recompute: -1) are free. */
+struct hlm_search_require {
+    int32_t dp, tp, pp, ep, sp, zero, schedule, recompute;
+    int64_t microbatch_size;
+};
+
 struct hlm_plan_certificate {
+    struct hlm_search_require require; /* the columns that it speaks of, */
+    bool runnable_only;                /* only those that our executor runs */
     double lower_bound_s, gap_frac, max_gap_frac;
     int64_t num_columns, num_pruned_by_bound, num_infeasible, num_ilps, num_simulated;
     struct hlm_plan_master master;

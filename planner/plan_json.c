@@ -220,6 +220,32 @@ static const struct hlm_json_field master_fields[] = {
 static const struct hlm_json_table master_table = {"master", sizeof(struct hlm_plan_master),
                                                    master_fields};
 
+/* 0 (or -1 where 0 means something) leaves a choice free. */
+#define REQUIRE(member, free_value, text)                                                          \
+    {                                                                                              \
+        .name = #member, .type = HLM_JSON_INT,                                                     \
+        .offset = offsetof(struct hlm_search_require, member), .min = (free_value), .max = 1e9,    \
+        .def = (free_value), .doc = text                                                           \
+    }
+static const struct hlm_json_field require_fields[] = {
+    REQUIRE(dp, 0, "data-parallel degree, 0: free"),
+    REQUIRE(tp, 0, "tensor-parallel degree, 0: free"),
+    REQUIRE(pp, 0, "pipeline-parallel degree, 0: free"),
+    REQUIRE(ep, 0, "expert-parallel degree, 0: free"),
+    REQUIRE(sp, -1, "sequence parallelism 0 or 1, -1: free"),
+    REQUIRE(zero, -1, "ZeRO stage, -1: free"),
+    REQUIRE(schedule, -1, "index of the schedule (gpipe 0, 1f1b 1), -1: free"),
+    REQUIRE(recompute, -1, "mode of all layers (none 0, selective 1, full 2), -1: free"),
+    {.name = "microbatch_size",
+     .type = HLM_JSON_INT64,
+     .offset = offsetof(struct hlm_search_require, microbatch_size),
+     .min = 0,
+     .max = 9e15,
+     .doc = "sequences, 0: free"},
+    {0}};
+static const struct hlm_json_table require_table = {"require", sizeof(struct hlm_search_require),
+                                                    require_fields};
+
 #define CERTIFICATE(member) .offset = offsetof(struct hlm_plan_certificate, member)
 #define CERTIFICATE_COUNT(member, text)                                                            \
     {                                                                                              \
@@ -227,6 +253,16 @@ static const struct hlm_json_table master_table = {"master", sizeof(struct hlm_p
         .min = 0, .max = 9e15, .doc = text                                                         \
     }
 static const struct hlm_json_field certificate_fields[] = {
+    {.name = "require",
+     .type = HLM_JSON_OBJECT,
+     CERTIFICATE(require),
+     .flags = HLM_FIELD_REQUIRED,
+     .table = &require_table,
+     .doc = "what the search was restricted to"},
+    {.name = "runnable_only",
+     .type = HLM_JSON_BOOL,
+     CERTIFICATE(runnable_only),
+     .doc = "whether it left out what the executor does not run"},
     {.name = "lower_bound_s",
      .type = HLM_JSON_DOUBLE,
      CERTIFICATE(lower_bound_s),

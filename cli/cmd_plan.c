@@ -1,0 +1,199 @@
+/* plan: the best way to train, and how close to the best it is. */
+#include <stddef.h>
+#include <stdio.h>
+
+#include "base/log.h"
+#include "cli/cli.h"
+#include "cli/problem.h"
+#include "cli/subcluster.h"
+#include "cli/view.h"
+#include "planner/search.h"
+
+enum objective { OBJECTIVE_TIME, OBJECTIVE_COST };
+static const char *const objective_texts[] = {"time", "cost", NULL};
+
+struct plan_options {
+    struct hlm_problem_options problem;
+    int objective;
+    const char *require;
+    double max_gap;
+    int64_t top;
+    bool runnable;
+    const char *output;
+    bool json;
+};
+
+static void show_progress(void *context, double done, double total, const char *detail)
+{
+    hlm_progress_update(context, done, total, detail);
+}
+
+static enum hlm_status search(struct hlm_arena *arena, const struct hlm_search_problem *problem,
+                              const struct hlm_plan **out, struct hlm_err *err)
+{
+    struct hlm_progress progress;
+    hlm_progress_begin(&progress, stderr, "searching");
+    const enum hlm_status status = hlm_search(arena, problem, show_progress, &progress, out, err);
+    hlm_progress_end(&progress);
+    return status;
+}
+
+/* The fewest devices that pay, not the fastest step: the whole cluster and its parts compete by
+ * their price per token. A part on which nothing fits is out; where that is so for all, the whole
+ * cluster's reason is the answer. */
+static enum hlm_status search_cheapest(struct hlm_arena *arena, struct hlm_search_problem problem,
+                                       const struct hlm_plan **out, struct hlm_err *err)
+{
+    HLM_TRY(hlm_subcluster_check_prices(problem.cluster, err));
+    int32_t num_parts = 0;
+    const struct hlm_cluster *parts = hlm_subclusters(arena, problem.cluster, &num_parts);
+    const struct hlm_plan *best = NULL;
+    struct hlm_err first = {.status = HLM_OK};
+    for (int32_t i = 0; i < num_parts; i++) {
+        const struct hlm_plan *plan = NULL;
+        problem.cluster = &parts[i];
+        const enum hlm_status status = search(arena, &problem, &plan, err);
+        if (status != HLM_OK && status != HLM_NO) {
+            return status;
+        }
+        if (status == HLM_NO && i == 0) {
+            first = *err;
+        }
+        if (status == HLM_OK &&
+            (best == NULL || plan->prediction.cost_per_token < best->prediction.cost_per_token)) {
+            best = plan;
+        }
+    }
+    if (best == NULL) {
+        *err = first;
+        return HLM_NO;
+    }
+    *out = best;
+    return HLM_OK;
+}
+
+/* Some models are beyond the executor under any strategy: the feature's name says more than "no
+ * strategy". */
+static enum hlm_status check_runnable(const struct hlm_problem *problem, struct hlm_err *err)
+{
+    struct hlm_strategy strategy = {.dp = 1,
+                                    .tp = 1,
+                                    .pp = 1,
+                                    .ep = 1,
+                                    .microbatch_size = 1,
+                                    .global_batch_size = 1,
+                                    .seq_len = problem->seq_len,
+                                    .dtype = problem->dtype,
+                                    .grad_dtype = HLM_DTYPE_FP32,
+                                    .master_dtype = HLM_DTYPE_FP32,
+                                    .lowering = problem->lowering};
+    hlm_strategy_complete(&strategy);
+    const char *refusal = hlm_lowering_refusal(problem->model, &strategy);
+    if (refusal != NULL) {
+        return hlm_fail(err, HLM_NO, "--runnable: the executor can't run %s: %s",
+                        problem->model->name, refusal);
+    }
+    return HLM_OK;
+}
+
+static enum hlm_status make_problem(struct hlm_arena *arena, const struct plan_options *options,
+                                    struct hlm_search_problem *out, struct hlm_err *err)
+{
+    struct hlm_problem problem;
+    struct hlm_search_require require;
+    HLM_TRY(hlm_problem_require(arena, options->require, &require, err));
+    HLM_TRY(hlm_problem_load(arena, &options->problem, &problem, err));
+    if (options->runnable) {
+        HLM_TRY(check_runnable(&problem, err));
+    }
+    *out = (struct hlm_search_problem){.model = problem.model,
+                                       .cluster = problem.cluster,
+                                       .global_batch_size = problem.global_batch_size,
+                                       .seq_len = problem.seq_len,
+                                       .dtype = problem.dtype,
+                                       .lowering = problem.lowering,
+                                       .runnable_only = options->runnable,
+                                       .require = require,
+                                       .max_gap_frac = options->max_gap,
+                                       .top_k = (int32_t)options->top};
+    return HLM_OK;
+}
+
+static enum hlm_status run(struct hlm_arena *arena, const void *pointer, struct hlm_err *err)
+{
+    const struct plan_options *options = pointer;
+    struct hlm_search_problem problem;
+    HLM_TRY(make_problem(arena, options, &problem, err));
+    const double before_s = hlm_cli_cpu_seconds();
+    const struct hlm_plan *found = NULL;
+    if (options->objective == OBJECTIVE_COST) {
+        HLM_TRY(search_cheapest(arena, problem, &found, err));
+    } else {
+        HLM_TRY(search(arena, &problem, &found, err));
+    }
+    return hlm_view_answer(arena, found, hlm_cli_cpu_seconds() - before_s, options->output,
+                           options->json, err);
+}
+
+static const struct hlm_opt opts[] = {
+    HLM_PROBLEM_OPTS(struct plan_options, true),
+    {.name = "objective",
+     .type = HLM_OPT_ENUM,
+     .offset = offsetof(struct plan_options, objective),
+     .def = "time",
+     .arg = "OBJECTIVE",
+     .help = "The fastest step on all devices, or the lowest price per token: then the whole "
+             "cluster competes with each of its groups and with 1, 2, 4, ... of their nodes.",
+     .enums = objective_texts},
+    {.name = "require",
+     .type = HLM_OPT_STRING,
+     .offset = offsetof(struct plan_options, require),
+     .arg = "K=V,...",
+     .help = "What the plan must have, such as tp=8,schedule=1f1b: dp, tp, pp, ep, sp=true|false, "
+             "zero, schedule, recompute, microbatch_size."},
+    {.name = "max-gap",
+     .type = HLM_OPT_DOUBLE,
+     .offset = offsetof(struct plan_options, max_gap),
+     .def = "0.01",
+     .arg = "F",
+     .help = "How much slower than the best possible plan the answer may be, as a fraction; 0 asks "
+             "for the proven optimum.",
+     .min = 0,
+     .max = 1},
+    {.name = "top",
+     .type = HLM_OPT_INT64,
+     .offset = offsetof(struct plan_options, top),
+     .def = "3",
+     .arg = "K",
+     .help = "Number of runners-up.",
+     .min = 0,
+     .max = 1000},
+    {.name = "runnable",
+     .type = HLM_OPT_FLAG,
+     .offset = offsetof(struct plan_options, runnable),
+     .help = "Only what `hlmplan run` can execute."},
+    {.name = "output",
+     .letter = 'o',
+     .type = HLM_OPT_STRING,
+     .offset = offsetof(struct plan_options, output),
+     .arg = "FILE",
+     .help = "Write the plan to FILE."},
+    {.name = "json",
+     .type = HLM_OPT_FLAG,
+     .offset = offsetof(struct plan_options, json),
+     .help = "Print the plan as JSON."},
+    {.name = NULL}};
+const struct hlm_command hlm_cmd_plan = {
+    .name = "plan",
+    .summary = "find the best plan and prove how good it is",
+    .description =
+        "Searches all legal strategies (degrees of data, tensor, pipeline and expert parallelism, "
+        "sharding, microbatch size, schedule) and all placements of layers with their recompute "
+        "modes for the fastest training step, and prints the plan with a certificate: a lower "
+        "bound that no legal plan can beat. Exits with 1 when nothing fits, and says what is "
+        "missing.",
+    .example = "hlmplan plan --model llama2-7b --cluster h100-sxm:1x8 --global-batch 64 -o "
+               "plan.json",
+    .opts = opts,
+    .options_size = sizeof(struct plan_options),
+    .run = run};

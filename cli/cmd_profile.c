@@ -1,0 +1,137 @@
+/* profile: measures this machine. */
+#include <sched.h>
+#include <stddef.h>
+#include <stdio.h>
+
+#include "base/file.h"
+#include "base/fmt.h"
+#include "cli/cli.h"
+#include "cli/ranks.h"
+#include "profiles/cluster.h"
+
+struct profile_options {
+    const char *output;
+    int backend, transport;
+    bool quick, json;
+};
+
+static int32_t num_cores(void)
+{
+    cpu_set_t allowed;
+    return sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? CPU_COUNT(&allowed) : 1;
+}
+
+/* Over MPI the ranks are the cores, at least two of them; threads need one rank, which starts more
+ * for the links. */
+static int32_t num_ranks(enum hlm_transport transport)
+{
+    const int32_t cores = num_cores();
+    return transport != HLM_TRANSPORT_MPI ? 1 : cores < 2 ? 2 : cores;
+}
+
+static enum hlm_status measure(struct hlm_arena *arena, const struct profile_options *options,
+                               enum hlm_transport transport, struct hlm_err *err)
+{
+    const int32_t ranks = num_ranks(transport);
+    const char *args[8] = {"--profile", options->output, "--ranks",
+                           hlm_arena_printf(arena, "%d", (int)ranks)};
+    if (options->quick) {
+        args[4] = "--quick";
+    }
+    const struct hlm_ranks_job job = {.transport = transport, .num_ranks = ranks, .args = args};
+    return hlm_ranks_run(arena, &job, err);
+}
+
+static void print_products(const struct hlm_device_dtype *row)
+{
+    static const char *const layouts[] = {"any", "forward", "input gradient", "weight gradient"};
+    for (int32_t i = 0; i < row->num_gemm; i++) {
+        const struct hlm_gemm_curve *curve = &row->gemm[i];
+        printf("  products, %-16s %s, fit within %s (median of %d)\n", layouts[curve->layout],
+               hlm_fmt_flops_per_s(curve->flops_per_s).text,
+               hlm_fmt_percent(curve->source.spread_frac).text, (int)curve->source.num_samples);
+    }
+}
+
+static void print_summary(const char *folder, const struct hlm_cluster *cluster)
+{
+    const struct hlm_device_group *group = &cluster->groups[0];
+    const struct hlm_device *device = &group->device;
+    printf("%s: %d devices %s of %s each\n", folder, (int)group->devices_per_node, device->name,
+           hlm_fmt_bytes((double)device->memory_bytes).text);
+    for (int32_t i = 0; i < device->num_dtypes; i++) {
+        printf("  %s peak %s\n", hlm_dtype_texts[device->dtypes[i].dtype],
+               hlm_fmt_flops_per_s(device->dtypes[i].peak_flops_per_s).text);
+        print_products(&device->dtypes[i]);
+    }
+    printf("  memory %s alone, %.2f times slower with all busy; %d operator curves\n",
+           hlm_fmt_bytes_per_s(device->memory.bytes_per_s).text, device->shared_memory_slowdown,
+           (int)device->num_ops);
+    printf("  links %s and %s, %d collective curves\n",
+           hlm_fmt_seconds(group->intra_node.alpha_s).text,
+           hlm_fmt_bytes_per_s(group->intra_node.bandwidth_bytes_per_s).text,
+           (int)group->num_collectives);
+    printf("measured on %s\n", device->dtypes[0].source.reference);
+}
+
+static enum hlm_status run(struct hlm_arena *arena, const void *pointer, struct hlm_err *err)
+{
+    const struct profile_options *options = pointer;
+    const struct hlm_cluster *cluster = NULL;
+    enum hlm_run_backend backend = (enum hlm_run_backend)options->backend;
+    enum hlm_transport transport = (enum hlm_transport)options->transport;
+    HLM_TRY(hlm_ranks_choose(&backend, &transport, NULL, false, err));
+    HLM_TRY(hlm_file_make_folder(options->output, err));
+    HLM_TRY(measure(arena, options, transport, err));
+    HLM_TRY(hlm_cluster_load(arena, hlm_arena_printf(arena, "%s/cluster.json", options->output),
+                             &cluster, err));
+    if (options->json) {
+        return hlm_print_json(arena, &hlm_cluster_table, cluster, err);
+    }
+    print_summary(options->output, cluster);
+    return HLM_OK;
+}
+
+#define AT(member) .offset = offsetof(struct profile_options, member)
+static const struct hlm_opt opts[] = {
+    {.name = "backend",
+     .type = HLM_OPT_ENUM,
+     AT(backend),
+     .def = "auto",
+     .arg = "BACKEND",
+     .enums = hlm_run_backend_texts,
+     .help = "What to measure; auto: the best that is there."},
+    {.name = "transport",
+     .type = HLM_OPT_ENUM,
+     AT(transport),
+     .def = "auto",
+     .arg = "TRANSPORT",
+     .enums = hlm_transport_texts,
+     .help = "How ranks talk, as later in run; auto: threads of one process."},
+    {.name = "output",
+     .letter = 'o',
+     .type = HLM_OPT_STRING,
+     AT(output),
+     .def = "profile",
+     .arg = "DIR",
+     .help = "Write device.json and cluster.json to DIR."},
+    {.name = "quick",
+     .type = HLM_OPT_FLAG,
+     AT(quick),
+     .help = "Measure less, in a third of the time."},
+    {.name = "json", .type = HLM_OPT_FLAG, AT(json), .help = "Print the cluster as JSON."},
+    {.name = NULL}};
+const struct hlm_command hlm_cmd_profile = {
+    .name = "profile",
+    .summary = "measure this machine",
+    .description =
+        "Measures this machine: small models in training, operator by operator, the optimizer, "
+        "memory, and the links between its devices. The folder that it writes is what plan takes "
+        "as --cluster. A CPU counts as one device a core. Operators are timed by CPU time and the "
+        "least of several steps, so other programs disturb little; links are timed by the wall "
+        "clock. Says on stderr when the machine was busy or changed its pace meanwhile.",
+    .example = "hlmplan profile -o here && hlmplan plan --cluster here --model gpt2-small "
+               "--global-batch 8",
+    .opts = opts,
+    .options_size = sizeof(struct profile_options),
+    .run = run};

@@ -1,0 +1,50 @@
+/* ranks: starting hlmplan-rank from a command. */
+#ifndef HLM_CLI_RANKS_H
+#define HLM_CLI_RANKS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/arena.h"
+#include "base/err.h"
+
+#define HLM_RUN_BACKEND_MAP(X) X(AUTO, "auto") X(CPU, "cpu") X(CUDA, "cuda")
+enum hlm_run_backend {
+#define X(name, text) HLM_RUN_BACKEND_##name,
+    HLM_RUN_BACKEND_MAP(X)
+#undef X
+};
+extern const char *const hlm_run_backend_texts[];
+
+#define HLM_TRANSPORT_MAP(X) X(AUTO, "auto") X(MPI, "mpi") X(NCCL, "nccl") X(THREAD, "thread")
+enum hlm_transport {
+#define X(name, text) HLM_TRANSPORT_##name,
+    HLM_TRANSPORT_MAP(X)
+#undef X
+};
+extern const char *const hlm_transport_texts[];
+
+/* The program hlmplan-rank: beside this program, or in PATH. HLM_ENV when it is in neither. */
+HLM_MUST_CHECK enum hlm_status hlm_ranks_program(struct hlm_arena *arena, const char **out,
+                                                 struct hlm_err *err);
+
+/* What this build can do of a wished backend and transport. auto: cpu, saying once on stderr why
+ * not cuda (unless quiet); threads, or mpi where hosts are given. HLM_ENV: a wished one that is not
+ * there. */
+HLM_MUST_CHECK enum hlm_status hlm_ranks_choose(enum hlm_run_backend *backend,
+                                                enum hlm_transport *transport, const char *hosts,
+                                                bool quiet, struct hlm_err *err);
+
+struct hlm_ranks_job {
+    enum hlm_transport transport; /* thread or mpi */
+    int32_t num_ranks;
+    const char *hosts;       /* NULL: this machine */
+    const char *const *args; /* of hlmplan-rank without --transport; ends with NULL */
+    double timeout_s;        /* longest stand-still of a rank, 0: the launcher's */
+    bool quiet;              /* progress lines of rank 0 are dropped */
+};
+/* Runs to the end; errors as hlm_launch_run. */
+HLM_MUST_CHECK enum hlm_status hlm_ranks_run(struct hlm_arena *arena,
+                                             const struct hlm_ranks_job *job, struct hlm_err *err);
+
+#endif

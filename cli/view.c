@@ -1,0 +1,359 @@
+#include "cli/view.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/fmt.h"
+#include "cli/cli.h"
+#include "cli/text_table.h"
+
+/* ---- one line ---- */
+
+static void add_degree(struct hlm_text *text, const char *name, int32_t degree, int32_t normal)
+{
+    if (degree != normal) {
+        hlm_text_printf(text, ", %s %d", name, degree);
+    }
+}
+
+const char *hlm_view_strategy(struct hlm_arena *arena, const struct hlm_strategy *strategy)
+{
+    struct hlm_text text;
+    hlm_text_init(&text, arena);
+    hlm_text_printf(&text, "dp %d, tp %d, pp %d", strategy->dp, strategy->tp, strategy->pp);
+    add_degree(&text, "cp", strategy->cp, 1);
+    add_degree(&text, "ep", strategy->ep, 1);
+    add_degree(&text, "vpp", strategy->vpp, 1);
+    hlm_text_printf(&text, "%s", strategy->sp ? ", sp" : "");
+    add_degree(&text, "zero", strategy->zero, 0);
+    hlm_text_printf(&text, ", %s, %lld %s of %lld, %s", hlm_schedule_texts[strategy->schedule],
+                    (long long)strategy->num_microbatches,
+                    strategy->num_microbatches == 1 ? "microbatch" : "microbatches",
+                    (long long)strategy->microbatch_size, hlm_dtype_texts[strategy->dtype]);
+    return text.text;
+}
+
+static const char *recompute_text(struct hlm_arena *arena, struct hlm_plan_recompute counts)
+{
+    const int32_t num_layers = counts.none + counts.selective + counts.full;
+    if (counts.none == num_layers) {
+        return "none";
+    }
+    if (counts.full == num_layers) {
+        return "full";
+    }
+    if (counts.selective == num_layers) {
+        return "selective";
+    }
+    struct hlm_text text;
+    hlm_text_init(&text, arena);
+    if (counts.selective > 0) {
+        hlm_text_printf(&text, "selective in %d", counts.selective);
+    }
+    if (counts.full > 0) {
+        hlm_text_printf(&text, "%sfull in %d", text.length > 0 ? ", " : "", counts.full);
+    }
+    hlm_text_printf(&text, " of %d", num_layers);
+    return text.text;
+}
+
+const char *hlm_view_recompute(struct hlm_arena *arena, const struct hlm_plan_stage *stages,
+                               int32_t num_stages)
+{
+    struct hlm_plan_recompute sum = {0};
+    for (int32_t s = 0; s < num_stages; s++) {
+        sum.none += stages[s].recompute.none;
+        sum.selective += stages[s].recompute.selective;
+        sum.full += stages[s].recompute.full;
+    }
+    return recompute_text(arena, sum);
+}
+
+/* ---- summary ---- */
+
+static void print_line(FILE *out, const char *name, const char *text)
+{
+    fprintf(out, "  %-12s %s\n", name, text);
+}
+
+static const struct hlm_stage_memory *fullest_stage(const struct hlm_plan_prediction *prediction)
+{
+    const struct hlm_stage_memory *fullest = &prediction->memory[0];
+    for (int32_t i = 1; i < prediction->num_memory; i++) {
+        const struct hlm_stage_memory *stage = &prediction->memory[i];
+        /* Fullest by share: device groups differ in size. */
+        if ((double)stage->peak_bytes / (double)stage->limit_bytes >
+            (double)fullest->peak_bytes / (double)fullest->limit_bytes) {
+            fullest = stage;
+        }
+    }
+    return fullest;
+}
+
+static void print_rates(FILE *out, struct hlm_arena *arena, const struct hlm_plan *plan)
+{
+    const struct hlm_plan_prediction *prediction = &plan->prediction;
+    print_line(out, "step time",
+               hlm_arena_printf(arena, "%s (%s to %s within the spread of the profile)",
+                                hlm_fmt_seconds(prediction->step_time_s).text,
+                                hlm_fmt_seconds(prediction->interval.low_s).text,
+                                hlm_fmt_seconds(prediction->interval.high_s).text));
+    print_line(out, "throughput",
+               hlm_arena_printf(arena, "%s tokens/s, MFU %s (%s)",
+                                hlm_fmt_count(prediction->tokens_per_s).text,
+                                hlm_fmt_percent(prediction->mfu).text,
+                                hlm_model_is_causal(&plan->model) ? "causal attention counted half"
+                                                                  : "full attention"));
+    if (prediction->cost_per_token > 0.0) {
+        print_line(
+            out, "price",
+            hlm_arena_printf(arena, "%.3g per million tokens", 1e6 * prediction->cost_per_token));
+    }
+}
+
+void hlm_view_summary(FILE *out, struct hlm_arena *arena, const struct hlm_plan *plan)
+{
+    const struct hlm_strategy *strategy = &plan->strategy;
+    fprintf(out, "%s on %s (%s devices), global batch %s, sequence length %s, lowering %s\n\n",
+            plan->model.name, plan->cluster.name,
+            hlm_fmt_int(hlm_cluster_num_devices(&plan->cluster)).text,
+            hlm_fmt_int(strategy->global_batch_size).text, hlm_fmt_int(strategy->seq_len).text,
+            hlm_lowering_texts[strategy->lowering]);
+    print_line(out, "strategy", hlm_view_strategy(arena, strategy));
+    print_line(out, "recompute", hlm_view_recompute(arena, plan->stages, plan->num_stages));
+    print_rates(out, arena, plan);
+    const struct hlm_stage_memory *fullest = fullest_stage(&plan->prediction);
+    print_line(out, "memory",
+               hlm_arena_printf(arena, "%s of %s on stage %d, the fullest",
+                                hlm_fmt_bytes((double)fullest->peak_bytes).text,
+                                hlm_fmt_bytes((double)fullest->limit_bytes).text, fullest->stage));
+    const char *refusal = hlm_lowering_refusal(&plan->model, strategy);
+    if (refusal != NULL) {
+        print_line(out, "run", hlm_arena_printf(arena, "priced only: %s", refusal));
+    }
+}
+
+/* ---- stages ---- */
+
+/* "0-11" or "-" for a stage without layers. */
+static const char *layers_text(struct hlm_arena *arena, const struct hlm_plan_stage *stage)
+{
+    if (stage->num_layers == 0) {
+        return "-";
+    }
+    return hlm_arena_printf(arena, "%d-%d", stage->first_layer,
+                            stage->first_layer + stage->num_layers - 1);
+}
+
+static const char *bytes_text(struct hlm_arena *arena, int64_t bytes)
+{
+    return hlm_arena_strdup(arena, hlm_fmt_bytes((double)bytes).text);
+}
+
+void hlm_view_stages(FILE *out, struct hlm_arena *arena, const struct hlm_plan *plan)
+{
+    static const char *const headers[] = {">stage",  ">layers",      "recompute",  "device",
+                                          ">states", ">activations", ">transient", ">fixed",
+                                          ">peak",   ">limit",       NULL};
+    struct hlm_text_table table;
+    hlm_text_table_init(&table, arena, headers);
+    for (int32_t s = 0; s < plan->num_stages; s++) {
+        const struct hlm_plan_stage *stage = &plan->stages[s];
+        const struct hlm_stage_memory *memory = &plan->prediction.memory[s];
+        const int64_t states = memory->bytes[HLM_MEMORY_PARAMETERS] +
+                               memory->bytes[HLM_MEMORY_GRADIENTS] +
+                               memory->bytes[HLM_MEMORY_OPTIMIZER];
+        const char *const cells[] = {hlm_arena_printf(arena, "%d", s),
+                                     layers_text(arena, stage),
+                                     recompute_text(arena, stage->recompute),
+                                     plan->cluster.groups[stage->device_group].device.name,
+                                     bytes_text(arena, states),
+                                     bytes_text(arena, memory->bytes[HLM_MEMORY_ACTIVATIONS]),
+                                     bytes_text(arena, memory->bytes[HLM_MEMORY_TRANSIENT]),
+                                     bytes_text(arena, memory->bytes[HLM_MEMORY_FIXED]),
+                                     bytes_text(arena, memory->peak_bytes),
+                                     bytes_text(arena, memory->limit_bytes)};
+        hlm_text_table_add(&table, cells);
+    }
+    fprintf(out, "stages\n");
+    hlm_text_table_print(&table, out, 2);
+}
+
+/* ---- where the time goes ---- */
+
+const char *hlm_view_part_name(struct hlm_arena *arena, const char *name)
+{
+    const size_t length = strlen(name);
+    const bool has_unit = length > 2 && strcmp(name + length - 2, "_s") == 0;
+    char *text = hlm_arena_strndup(arena, name, has_unit ? length - 2 : length);
+    for (char *c = text; *c != '\0'; c++) {
+        *c = *c == '_' ? ' ' : *c;
+    }
+    return text;
+}
+
+static void add_part(struct hlm_text_table *table, struct hlm_arena *arena,
+                     const struct hlm_time_node *node, double step_s, int depth)
+{
+    const char *const cells[] = {
+        hlm_arena_printf(arena, "%*s%s", 2 * depth, "", hlm_view_part_name(arena, node->name)),
+        hlm_arena_strdup(arena, hlm_fmt_seconds(node->seconds).text),
+        hlm_arena_printf(arena, "%.1f %%", 100.0 * node->seconds / step_s)};
+    hlm_text_table_add(table, cells);
+    for (int32_t i = 0; i < node->num_parts; i++) {
+        add_part(table, arena, &node->parts[i], step_s, depth + 1);
+    }
+}
+
+void hlm_view_parts(FILE *out, struct hlm_arena *arena, const struct hlm_time_node *step)
+{
+    static const char *const headers[] = {"part", ">time", ">share", NULL};
+    struct hlm_text_table table;
+    hlm_text_table_init(&table, arena, headers);
+    add_part(&table, arena, step, step->seconds, 0);
+    fprintf(out, "where the time goes (the rank that ends last)\n");
+    hlm_text_table_print(&table, out, 2);
+}
+
+struct leaf {
+    const char *path;
+    double seconds;
+};
+
+static int32_t count_leaves(const struct hlm_time_node *node)
+{
+    int32_t count = node->num_parts == 0 ? 1 : 0;
+    for (int32_t i = 0; i < node->num_parts; i++) {
+        count += count_leaves(&node->parts[i]);
+    }
+    return count;
+}
+
+static void collect_leaves(struct hlm_arena *arena, const struct hlm_time_node *node,
+                           const char *path, struct leaf *leaves, int32_t *count)
+{
+    if (node->num_parts == 0) {
+        leaves[(*count)++] = (struct leaf){path, node->seconds};
+    }
+    for (int32_t i = 0; i < node->num_parts; i++) {
+        const struct hlm_time_node *part = &node->parts[i];
+        const char *name = hlm_view_part_name(arena, part->name);
+        collect_leaves(arena, part, hlm_arena_printf(arena, "%s: %s", path, name), leaves, count);
+    }
+}
+
+static int longest_first(const void *left, const void *right)
+{
+    const struct leaf *a = left, *b = right;
+    const int by_time = (a->seconds < b->seconds) - (a->seconds > b->seconds);
+    return by_time != 0 ? by_time : strcmp(a->path, b->path);
+}
+
+void hlm_view_limits(FILE *out, struct hlm_arena *arena, const struct hlm_time_node *step)
+{
+    enum { NUM_SHOWN = 4 };
+    struct leaf *leaves = HLM_ARENA_ARRAY(arena, struct leaf, count_leaves(step));
+    int32_t count = 0;
+    for (int32_t i = 0; i < step->num_parts; i++) {
+        collect_leaves(arena, &step->parts[i], hlm_view_part_name(arena, step->parts[i].name),
+                       leaves, &count);
+    }
+    if (count == 0) {
+        return;
+    }
+    qsort(leaves, (size_t)count, sizeof(*leaves), longest_first);
+    fprintf(out, "what limits it: ");
+    for (int32_t i = 0; i < count && i < NUM_SHOWN; i++) {
+        fprintf(out, "%s%s %.1f %%", i > 0 ? ", " : "", leaves[i].path,
+                100.0 * leaves[i].seconds / step->seconds);
+    }
+    fprintf(out, "\n");
+}
+
+/* ---- certificate ---- */
+
+void hlm_view_certificate(FILE *out, const struct hlm_plan_certificate *certificate)
+{
+    if (certificate == NULL) {
+        return;
+    }
+    fprintf(out, "certificate\n");
+    fprintf(out, "  no legal plan is faster than %s: gap %.3f %%, asked for at most %.3g %%\n",
+            hlm_fmt_seconds(certificate->lower_bound_s).text, 100.0 * certificate->gap_frac,
+            100.0 * certificate->max_gap_frac);
+    fprintf(out, "  %s strategies: %s lost by a bound, %s fit nowhere; %s ILPs, %s simulations\n",
+            hlm_fmt_int(certificate->num_columns).text,
+            hlm_fmt_int(certificate->num_pruned_by_bound).text,
+            hlm_fmt_int(certificate->num_infeasible).text, hlm_fmt_int(certificate->num_ilps).text,
+            hlm_fmt_int(certificate->num_simulated).text);
+    fprintf(out, "  master ILP over %s %s: %s, bound %s\n",
+            hlm_fmt_int(certificate->master.num_columns).text,
+            certificate->master.num_columns == 1 ? "strategy" : "strategies",
+            hlm_proof_texts[certificate->master.status],
+            hlm_fmt_seconds(certificate->master.objective_s).text);
+}
+
+void hlm_view_runners_up(FILE *out, struct hlm_arena *arena, const struct hlm_plan *plan)
+{
+    static const char *const headers[] = {">step time", ">slower", "strategy", "recompute", NULL};
+    if (plan->num_runners_up == 0) {
+        return;
+    }
+    struct hlm_text_table table;
+    hlm_text_table_init(&table, arena, headers);
+    for (int32_t i = 0; i < plan->num_runners_up; i++) {
+        const struct hlm_plan_runner_up *runner = &plan->runners_up[i];
+        const double slower = runner->step_time_s / plan->prediction.step_time_s - 1.0;
+        const char *const cells[] = {
+            hlm_arena_strdup(arena, hlm_fmt_seconds(runner->step_time_s).text),
+            hlm_arena_strdup(arena, hlm_fmt_percent(slower).text),
+            hlm_view_strategy(arena, &runner->strategy),
+            hlm_view_recompute(arena, runner->stages, runner->num_stages)};
+        hlm_text_table_add(&table, cells);
+    }
+    fprintf(out, "runners-up\n");
+    hlm_text_table_print(&table, out, 2);
+}
+
+void hlm_view_plan(FILE *out, struct hlm_arena *arena, const struct hlm_plan *plan)
+{
+    hlm_view_summary(out, arena, plan);
+    fprintf(out, "\n");
+    hlm_view_stages(out, arena, plan);
+    fprintf(out, "\n");
+    hlm_view_parts(out, arena, &plan->prediction.parts);
+    fprintf(out, "\n");
+    hlm_view_limits(out, arena, &plan->prediction.parts);
+    if (plan->certificate != NULL) {
+        fprintf(out, "\n");
+        hlm_view_certificate(out, plan->certificate);
+    }
+    if (plan->num_runners_up > 0) {
+        fprintf(out, "\n");
+        hlm_view_runners_up(out, arena, plan);
+    }
+}
+
+enum hlm_status hlm_view_answer(struct hlm_arena *arena, const struct hlm_plan *plan,
+                                double search_cpu_s, const char *output, bool json,
+                                struct hlm_err *err)
+{
+    struct hlm_plan stamped = *plan;
+    stamped.meta = (struct hlm_plan_meta){.search_cpu_s = search_cpu_s,
+                                          .date = hlm_cli_date(arena),
+                                          .host = hlm_cli_host(arena),
+                                          .hlmplan_version = HLM_VERSION};
+    const char *text = hlm_json_write(arena, &hlm_plan_table, &stamped, false);
+    if (output != NULL) {
+        HLM_TRY(hlm_file_write(output, text, strlen(text), err));
+    }
+    if (output != NULL && strcmp(output, "-") == 0) {
+        return HLM_OK;
+    }
+    if (json) {
+        return hlm_print_text(text, err);
+    }
+    hlm_view_plan(stdout, arena, &stamped);
+    return HLM_OK;
+}

@@ -1,0 +1,66 @@
+/* compare: how well a step was predicted.
+ *
+ * Joins what a plan promised with what a run measured on the keys that both have: the named parts
+ * of the step (a part that only one side has counts as 0 on the other), the mean duration of each
+ * kind of action of each stage, and the peak memory of each stage. An error is (predicted -
+ * measured) / measured: positive where the prediction was too slow or too large.
+ */
+#ifndef HLM_COMPARE_COMPARE_H
+#define HLM_COMPARE_COMPARE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/json.h"
+#include "planner/measurement.h"
+#include "planner/plan.h"
+
+/* A part of the step, and its parts. The parts of a measured or predicted part sum to it, up to
+ * what the measuring side could not take apart. */
+struct hlm_compare_part {
+    const char *name;
+    double predicted_s, measured_s;
+    const struct hlm_compare_part *parts;
+    int32_t num_parts;
+};
+
+/* One kind of action of one stage: F, B, I, W, REDUCE_GRAD or OPTIMIZER. */
+struct hlm_compare_action {
+    int32_t stage;
+    enum hlm_action_kind kind;
+    int32_t num_measured;           /* events behind the mean, over ranks and microbatches */
+    double predicted_s, measured_s; /* mean durations */
+};
+
+/* Bytes of the rank of a stage that holds most, without fixed_bytes. */
+struct hlm_compare_memory {
+    int32_t stage;
+    int64_t predicted_bytes, measured_bytes;
+};
+
+struct hlm_comparison {
+    double predicted_s, measured_s, error_frac, tolerance_frac; /* of the step */
+    bool within;                                                /* |error_frac| <= tolerance_frac */
+    bool virtual_time;
+    int32_t num_clean_steps;
+    struct hlm_compare_part parts; /* name "step" */
+    const struct hlm_compare_action *actions;
+    int32_t num_actions;
+    const struct hlm_compare_memory *memory;
+    int32_t num_memory;
+};
+extern const struct hlm_json_table hlm_comparison_table; /* kind "comparison" */
+
+/* (predicted - measured) / measured; NAN where nothing was measured. */
+double hlm_compare_error(double predicted, double measured);
+
+/* Joins a plan and a measurement of it. The plan is simulated again for the durations of its
+ * actions. tolerance_frac >= 0. HLM_INPUT: the measured step time is 0, or the measurement names a
+ * stage that the plan lacks; `where` is how messages call the measurement. That the measurement
+ * belongs to the plan is the caller's to check (hlm_measurement_check_plan). */
+HLM_MUST_CHECK enum hlm_status hlm_compare(struct hlm_arena *arena, const struct hlm_plan *plan,
+                                           const struct hlm_measurement *measurement,
+                                           const char *where, double tolerance_frac,
+                                           struct hlm_comparison *out, struct hlm_err *err);
+
+#endif
