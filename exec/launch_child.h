@@ -51,9 +51,11 @@ void hlm_child_stop(struct hlm_child *child);
 /* "was killed by signal 9 (Killed)", "ended with exit code 3". */
 const char *hlm_child_end_text(struct hlm_arena *arena, int wait_status);
 
-/* What mpirun has printed about how a rank ended: "was killed by signal 9", or NULL. */
-const char *hlm_child_rank_end_text(const struct hlm_child *child, struct hlm_arena *arena,
-                                    int rank);
+/* Which rank mpirun says to have ended first and badly, and how ("was killed by signal 9
+ * (Killed)"); *out_exit_code is 0 where it was a signal. -1: mpirun has said nothing of the kind.
+ */
+int32_t hlm_child_culprit(const struct hlm_child *child, struct hlm_arena *arena,
+                          const char **out_how, int *out_exit_code);
 
 /* The last lines of the output, joined by " | "; where the ranks have written nothing, and
  * of_mpirun_too, the first lines of mpirun's framed explanations. "" for none. */

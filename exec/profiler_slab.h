@@ -28,8 +28,8 @@ HLM_MUST_CHECK enum hlm_status hlm_profiler_slabs_measure(struct hlm_arena *aren
                                                           struct hlm_profiler_slabs *out,
                                                           struct hlm_err *err);
 
-/* Time of an AdamW update on num_threads cores at once over that on one, medians of repetitions,
- * at least 1. Each thread has a CPU backend of its own. 1 for one thread. */
+/* Time of an AdamW update on num_threads cores at once over that on one, lower quartiles of
+ * repetitions, at least 1. Each thread has a CPU backend of its own. 1 for one thread. */
 HLM_MUST_CHECK enum hlm_status hlm_profiler_slowdown_measure(struct hlm_arena *arena,
                                                              int32_t num_threads, double *out,
                                                              struct hlm_err *err);

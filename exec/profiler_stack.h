@@ -42,7 +42,8 @@ struct hlm_profiler_stack {
 };
 
 /* Trains for num_steps + 1 steps without optimizer. HLM_ENV: the backend can't run an operator or
- * has no memory; HLM_NO: the lowering can't express the model; HLM_FAILED: the loss is not finite.
+ * has no memory, or the dtype is not fp32; HLM_NO: the lowering can't express the model;
+ * HLM_FAILED: the loss is not finite.
  */
 HLM_MUST_CHECK enum hlm_status
 hlm_profiler_stack_measure(struct hlm_arena *arena, struct hlm_backend *backend,
