@@ -118,7 +118,7 @@ static const struct hlm_opt opts[] = {
     {.name = "quick",
      .type = HLM_OPT_FLAG,
      AT(quick),
-     .help = "Measure less, in a third of the time."},
+     .help = "Measure less, in half of the time."},
     {.name = "json", .type = HLM_OPT_FLAG, AT(json), .help = "Print the cluster as JSON."},
     {.name = NULL}};
 const struct hlm_command hlm_cmd_profile = {

@@ -181,8 +181,10 @@ static enum hlm_status run(struct hlm_arena *arena, const void *pointer, struct 
     if (output == NULL) {
         HLM_TRY(temporary_file(arena, &output, err));
     }
+    int32_t rank = 0;
+    const bool speaks = !hlm_ranks_inside(&rank) || rank == 0;
     enum hlm_status status = run_ranks(arena, options, transport, plan, output, err);
-    if (status == HLM_OK) {
+    if (status == HLM_OK && speaks) {
         status = answer(arena, options, plan, output, err);
     }
     if (options->output == NULL) {

@@ -1,13 +1,19 @@
 #include "cli/ranks.h"
 
 #include <dlfcn.h>
+#include <errno.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "exec/heartbeat.h"
 #include "exec/launch.h"
+
+extern char **environ;
 
 const char *const hlm_run_backend_texts[] = {
 #define X(name, text) text,
@@ -125,9 +131,71 @@ static const char *const *with_transport(struct hlm_arena *arena, const struct h
     return args;
 }
 
+/* --- as one of the processes of a launcher --- */
+
+bool hlm_ranks_inside(int32_t *out_rank)
+{
+    struct hlm_rank_env env;
+    if (!hlm_rank_env_read(&env)) {
+        return false;
+    }
+    *out_rank = env.rank;
+    return true;
+}
+
+static enum hlm_status check_world(const struct hlm_rank_env *env, const struct hlm_ranks_job *job,
+                                   struct hlm_err *err)
+{
+    if (strcmp(env->source, "torchrun") == 0) {
+        return hlm_fail(err, HLM_ENV,
+                        "inside torchrun ranks can only meet over NCCL; start CPU ranks with "
+                        "mpirun or srun, or let this command start them");
+    }
+    if (env->world_size != job->num_ranks) {
+        return hlm_fail(err, HLM_USAGE, "%s started %d ranks, but the plan has %d", env->source,
+                        env->world_size, job->num_ranks);
+    }
+    return HLM_OK;
+}
+
+/* The rank program says on stderr what went wrong; its exit code is the status. */
+static enum hlm_status run_own_rank(struct hlm_arena *arena, const struct hlm_rank_env *env,
+                                    const char *program, const struct hlm_ranks_job *job,
+                                    struct hlm_err *err)
+{
+    HLM_TRY(check_world(env, job, err));
+    struct hlm_ranks_job over_mpi = *job;
+    over_mpi.transport = HLM_TRANSPORT_MPI;
+    const char *const *args = with_transport(arena, &over_mpi);
+    int num_args = 0;
+    while (args[num_args] != NULL) {
+        num_args++;
+    }
+    const char **argv = HLM_ARENA_ARRAY(arena, const char *, num_args + 2);
+    argv[0] = program;
+    memcpy(argv + 1, args, (size_t)num_args * sizeof(*argv));
+    pid_t child = 0;
+    /* posix_spawn's arguments are not const for historical reasons; it writes to none. */
+    const int failure =
+        posix_spawn(&child, program, NULL, NULL, (char *const *)(void *)argv, environ);
+    if (failure != 0) {
+        return hlm_fail(err, HLM_ENV, "cannot start %s: %s", program, strerror(failure));
+    }
+    int ended = 0;
+    while (waitpid(child, &ended, 0) < 0 && errno == EINTR) {
+    }
+    if (WIFEXITED(ended) && WEXITSTATUS(ended) == 0) {
+        return HLM_OK;
+    }
+    const bool known = WIFEXITED(ended) && WEXITSTATUS(ended) <= (int)HLM_FAILED;
+    return hlm_fail(err, known ? (enum hlm_status)WEXITSTATUS(ended) : HLM_FAILED,
+                    "rank %d of %d did not end well", env->rank, env->world_size);
+}
+
 enum hlm_status hlm_ranks_run(struct hlm_arena *arena, const struct hlm_ranks_job *job,
                               struct hlm_err *err)
 {
+    struct hlm_rank_env env;
     struct hlm_launch_config config = {
         .kind = job->transport == HLM_TRANSPORT_MPI ? HLM_LAUNCH_MPI : HLM_LAUNCH_THREADS,
         .args = with_transport(arena, job),
@@ -136,5 +204,8 @@ enum hlm_status hlm_ranks_run(struct hlm_arena *arena, const struct hlm_ranks_jo
         .watchdog_s = job->timeout_s,
         .on_progress = job->quiet ? NULL : on_progress};
     HLM_TRY(hlm_ranks_program(arena, &config.program, err));
+    if (hlm_rank_env_read(&env)) {
+        return run_own_rank(arena, &env, config.program, job, err);
+    }
     return hlm_launch_run(&config, err);
 }

@@ -43,7 +43,11 @@ struct hlm_ranks_job {
     double timeout_s;        /* longest stand-still of a rank, 0: the launcher's */
     bool quiet;              /* progress lines of rank 0 are dropped */
 };
-/* Runs to the end; errors as hlm_launch_run. */
+/* Is this process one of several that mpirun, srun or torchrun started for one run, and which? Then
+ * hlm_ranks_run starts this process's rank only, and only rank 0 has an answer to print. */
+bool hlm_ranks_inside(int32_t *out_rank);
+
+/* Runs to the end; errors as hlm_launch_run. HLM_ENV inside torchrun: the CPU transports can't meet there. */
 HLM_MUST_CHECK enum hlm_status hlm_ranks_run(struct hlm_arena *arena,
                                              const struct hlm_ranks_job *job, struct hlm_err *err);
 

@@ -34,6 +34,9 @@ static struct hlm_compare_part join_parts(struct hlm_arena *arena,
                                       .predicted_s = predicted == NULL ? 0.0 : predicted->seconds,
                                       .measured_s = measured == NULL ? 0.0 : measured->seconds,
                                       .parts = parts};
+    if (predicted != NULL && measured != NULL && (num_predicted == 0 || num_measured == 0)) {
+        return joined; /* one side takes it no further apart */
+    }
     for (int32_t i = 0; i < num_predicted; i++) {
         const struct hlm_time_node *part = &predicted->parts[i];
         parts[joined.num_parts++] = join_parts(arena, part, find_part(measured, part->name));

@@ -15,8 +15,7 @@
 #include "planner/measurement.h"
 #include "planner/plan.h"
 
-/* A part of the step, and its parts. The parts of a measured or predicted part sum to it, up to
- * what the measuring side could not take apart. */
+/* A part of the step, and its parts, as deep as both sides take it apart. */
 struct hlm_compare_part {
     const char *name;
     double predicted_s, measured_s;

@@ -263,6 +263,12 @@ static enum hlm_status check_measurement(const struct hlm_measurement *measureme
                         where, measurement->num_steps - measurement->num_warmup_steps,
                         measurement->num_clean_steps);
     }
+    for (int32_t i = 0; i < measurement->num_steps; i++) {
+        if (measurement->steps[i].step != i) {
+            return hlm_fail(err, HLM_INPUT, "%s: $.steps[%d].step: expected %d, found %d", where, i,
+                            i, measurement->steps[i].step);
+        }
+    }
     for (int32_t i = 0; i < measurement->timeline.num_ranks; i++) {
         const struct hlm_timeline_rank *rank = &measurement->timeline.ranks[i];
         if (rank->rank >= measurement->num_ranks) {
@@ -282,6 +288,18 @@ enum hlm_status hlm_measurement_read(struct hlm_arena *arena, const char *path,
     struct hlm_measurement *measurement = HLM_ARENA_NEW(arena, struct hlm_measurement);
     HLM_TRY(hlm_json_read_file(arena, path, &hlm_measurement_table, measurement, err));
     HLM_TRY(check_measurement(measurement, path, err));
+    *out = measurement;
+    return HLM_OK;
+}
+
+enum hlm_status hlm_measurement_read_text(struct hlm_arena *arena, const char *name,
+                                          const char *text, size_t length,
+                                          const struct hlm_measurement **out, struct hlm_err *err)
+{
+    struct hlm_measurement *measurement = HLM_ARENA_NEW(arena, struct hlm_measurement);
+    HLM_TRY(
+        hlm_json_read_text(arena, name, text, length, &hlm_measurement_table, measurement, err));
+    HLM_TRY(check_measurement(measurement, name, err));
     *out = measurement;
     return HLM_OK;
 }

@@ -84,6 +84,12 @@ HLM_MUST_CHECK enum hlm_status hlm_measurement_read(struct hlm_arena *arena, con
                                                     const struct hlm_measurement **out,
                                                     struct hlm_err *err);
 
+/* The same from a text; `name` is how messages call it. */
+HLM_MUST_CHECK enum hlm_status hlm_measurement_read_text(struct hlm_arena *arena, const char *name,
+                                                         const char *text, size_t length,
+                                                         const struct hlm_measurement **out,
+                                                         struct hlm_err *err);
+
 /* HLM_INPUT naming the part by which the plan that ran differs from this one. */
 HLM_MUST_CHECK enum hlm_status hlm_measurement_check_plan(const struct hlm_measurement *measurement,
                                                           const char *where,

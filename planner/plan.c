@@ -33,6 +33,18 @@ struct hlm_stage_shape hlm_plan_stage_shape(const struct hlm_model *model,
     return shape;
 }
 
+enum hlm_status hlm_plan_check_devices(const struct hlm_strategy *strategy,
+                                       const struct hlm_cluster *cluster, struct hlm_err *err)
+{
+    const int64_t world = hlm_strategy_world_size(strategy);
+    const int64_t devices = hlm_cluster_num_devices(cluster);
+    return world > devices ? hlm_fail(err, HLM_NO,
+                                      "dp * tp * pp * cp = %lld ranks need as many devices, the "
+                                      "cluster has %lld",
+                                      (long long)world, (long long)devices)
+                           : HLM_OK;
+}
+
 /* Each finds one thing that the field table can't: stages that do not tile the layers, ... */
 static enum hlm_status check_stages(const struct hlm_plan *plan, const char *where,
                                     struct hlm_err *err)

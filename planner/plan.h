@@ -155,6 +155,11 @@ hlm_plan_price(struct hlm_arena *arena, const struct hlm_model *model,
                const struct hlm_plan_stage *stages, int32_t num_stages, const struct hlm_plan **out,
                struct hlm_plan_simulation *out_simulation, struct hlm_err *err);
 
+/* HLM_NO: the strategy has more ranks than the cluster has devices. */
+HLM_MUST_CHECK enum hlm_status hlm_plan_check_devices(const struct hlm_strategy *strategy,
+                                                      const struct hlm_cluster *cluster,
+                                                      struct hlm_err *err);
+
 /* Even placement (layers as equal as possible, one fewer where embedding or head weigh more than a
  * layer), with the least recompute that fits: what `estimate --set` uses when no stages are given;
  * recompute < 0: choose. */

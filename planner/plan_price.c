@@ -301,12 +301,7 @@ enum hlm_status hlm_plan_price(struct hlm_arena *arena, const struct hlm_model *
                                struct hlm_plan_simulation *out_simulation, struct hlm_err *err)
 {
     const int64_t world = hlm_strategy_world_size(strategy);
-    const int64_t devices = hlm_cluster_num_devices(cluster);
-    if (world > devices) {
-        return hlm_fail(err, HLM_NO,
-                        "dp * tp * pp * cp = %lld ranks need as many devices, the cluster has %lld",
-                        (long long)world, (long long)devices);
-    }
+    HLM_TRY(hlm_plan_check_devices(strategy, cluster, err));
     struct hlm_plan *plan = HLM_ARENA_NEW(arena, struct hlm_plan);
     *plan = (struct hlm_plan){
         .model = *model,

@@ -62,6 +62,7 @@ enum hlm_status hlm_plan_even_stages(struct hlm_arena *arena, const struct hlm_m
 {
     const int32_t n = strategy->pp * strategy->vpp;
     HLM_TRY(hlm_strategy_check(strategy, model, err));
+    HLM_TRY(hlm_plan_check_devices(strategy, cluster, err));
     struct hlm_plan_stage *stages = HLM_ARENA_ARRAY(arena, struct hlm_plan_stage, n);
     int32_t *lengths = HLM_ARENA_ARRAY(arena, int32_t, n);
     even_lengths(model->num_layers, n, lengths);

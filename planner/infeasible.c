@@ -1,0 +1,196 @@
+#include "planner/infeasible.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "base/fmt.h"
+#include "planner/bound.h"
+#include "planner/column_placement.h"
+#include "planner/columns.h"
+
+/* --- the column that comes closest --- */
+
+struct closest {
+    struct hlm_strategy strategy;
+    struct hlm_column_excess excess;
+};
+
+static bool find_closest(const struct hlm_search_problem *problem,
+                         const struct hlm_strategy *strategies, int32_t num_strategies,
+                         struct closest *out)
+{
+    struct hlm_arena *kept = hlm_arena_new(), *scratch = hlm_arena_new();
+    struct hlm_pricer_cache *cache = hlm_pricer_cache_new(kept, problem);
+    bool found = false;
+    for (int32_t i = 0; i < num_strategies; i++) {
+        const struct hlm_arena_mark mark = hlm_arena_mark(scratch);
+        struct hlm_column column;
+        struct hlm_err unused;
+        if (hlm_column_init(scratch, cache, &strategies[i], &column, &unused) == HLM_OK) {
+            const struct hlm_column_excess excess = hlm_column_find_excess(&column);
+            if (!found || excess.bytes < out->excess.bytes) {
+                *out = (struct closest){strategies[i], excess};
+                found = true;
+            }
+        }
+        hlm_arena_rewind(scratch, mark);
+    }
+    hlm_arena_free(scratch);
+    hlm_arena_free(kept);
+    return found;
+}
+
+static enum hlm_memory_kind largest_kind(const struct hlm_stage_memory *memory)
+{
+    enum hlm_memory_kind largest = HLM_MEMORY_PARAMETERS;
+    for (int32_t kind = 0; kind < HLM_NUM_MEMORY_KINDS; kind++) {
+        if (memory->bytes[kind] > memory->bytes[largest]) {
+            largest = (enum hlm_memory_kind)kind;
+        }
+    }
+    return largest;
+}
+
+/* --- what would help --- */
+
+static bool column_fits(struct hlm_pricer_cache *cache, const struct hlm_strategy *strategy)
+{
+    struct hlm_arena *kept = hlm_arena_new(), *scratch = hlm_arena_new();
+    struct hlm_column column;
+    struct hlm_err unused;
+    bool fits = false;
+    if (hlm_column_init(kept, cache, strategy, &column, &unused) == HLM_OK) {
+        hlm_column_complete(kept, &column);
+        struct hlm_pattern_set *set = hlm_pattern_set_new(kept, &column.placement);
+        struct hlm_bound_windows windows;
+        fits = hlm_bound_narrow(scratch, set, (double)INFINITY, &windows);
+    }
+    hlm_arena_free(scratch);
+    hlm_arena_free(kept);
+    return fits;
+}
+
+static bool something_fits(const struct hlm_search_problem *problem)
+{
+    struct hlm_arena *arena = hlm_arena_new();
+    const struct hlm_strategy *strategies = NULL;
+    int32_t num_strategies = 0;
+    struct hlm_err unused;
+    bool fits = false;
+    if (hlm_columns_list(arena, problem, &strategies, &num_strategies, &unused) == HLM_OK) {
+        struct hlm_pricer_cache *cache = hlm_pricer_cache_new(arena, problem);
+        /* Small microbatches over many ranks fit first, and stand last or first: from the end. */
+        for (int32_t i = num_strategies - 1; i >= 0 && !fits; i--) {
+            fits = column_fits(cache, &strategies[i]);
+        }
+    }
+    hlm_arena_free(arena);
+    return fits;
+}
+
+/* Requirements that can be left out one at a time. */
+struct waiver {
+    const char *name;
+    bool (*waive)(struct hlm_search_require *require);
+};
+#define WAIVER(field, free_value)                                                                  \
+    static bool waive_##field(struct hlm_search_require *require)                                  \
+    {                                                                                              \
+        const bool required = require->field != (free_value);                                      \
+        require->field = (free_value);                                                             \
+        return required;                                                                           \
+    }
+WAIVER(recompute, -1)
+WAIVER(zero, -1)
+WAIVER(microbatch_size, 0)
+WAIVER(schedule, -1)
+WAIVER(sp, -1)
+WAIVER(ep, 0)
+WAIVER(dp, 0)
+WAIVER(pp, 0)
+WAIVER(tp, 0)
+#undef WAIVER
+
+static const struct waiver waivers[] = {
+    {"recompute", waive_recompute},
+    {"zero", waive_zero},
+    {"microbatch_size", waive_microbatch_size},
+    {"schedule", waive_schedule},
+    {"sp", waive_sp},
+    {"ep", waive_ep},
+    {"dp", waive_dp},
+    {"pp", waive_pp},
+    {"tp", waive_tp},
+};
+
+static bool find_waiver(const struct hlm_search_problem *problem, char *out, size_t size)
+{
+    for (size_t i = 0; i < sizeof(waivers) / sizeof(waivers[0]); i++) {
+        struct hlm_search_problem freer = *problem;
+        if (waivers[i].waive(&freer.require) && something_fits(&freer)) {
+            (void)snprintf(out, size, "; a plan fits when %s is left free", waivers[i].name);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The cluster with `times` as many nodes in each group; degrees that were required stay. */
+static bool more_nodes_fit(const struct hlm_search_problem *problem, int32_t times)
+{
+    struct hlm_arena *arena = hlm_arena_new();
+    struct hlm_cluster cluster = *problem->cluster;
+    struct hlm_device_group *groups = hlm_arena_memdup(
+        arena, cluster.groups, (size_t)cluster.num_groups * sizeof(struct hlm_device_group));
+    for (int32_t i = 0; i < cluster.num_groups; i++) {
+        groups[i].num_nodes *= times;
+    }
+    cluster.groups = groups;
+    struct hlm_search_problem larger = *problem;
+    larger.cluster = &cluster;
+    struct hlm_err unused;
+    const bool fits =
+        hlm_cluster_validate(&cluster, "", &unused) == HLM_OK && something_fits(&larger);
+    hlm_arena_free(arena);
+    return fits;
+}
+
+static void find_help(const struct hlm_search_problem *problem, char *out, size_t size)
+{
+    enum { MOST_TIMES = 16 };
+    if (find_waiver(problem, out, size)) {
+        return;
+    }
+    for (int32_t times = 2; times <= MOST_TIMES; times *= 2) {
+        if (more_nodes_fit(problem, times)) {
+            (void)snprintf(out, size, "; a plan fits on %d times as many nodes", times);
+            return;
+        }
+    }
+    (void)snprintf(out, size, "; %d times as many nodes would not be enough", MOST_TIMES);
+}
+
+enum hlm_status hlm_infeasible_explain(const struct hlm_search_problem *problem,
+                                       const struct hlm_strategy *strategies,
+                                       int32_t num_strategies, struct hlm_err *err)
+{
+    struct closest closest;
+    HLM_ASSERT(find_closest(problem, strategies, num_strategies, &closest));
+    char help[100] = "";
+    find_help(problem, help, sizeof(help));
+    const struct hlm_strategy *strategy = &closest.strategy;
+    const struct hlm_stage_memory *memory = &closest.excess.memory;
+    const enum hlm_memory_kind kind = largest_kind(memory);
+    return hlm_fail(
+        err, HLM_NO,
+        "none of %d strategies fits: the closest (dp=%d tp=%d pp=%d microbatch_size=%lld zero=%d "
+        "ep=%d schedule=%s) misses %s in stage %d of %d, which needs %s with the recompute that "
+        "keeps "
+        "least, and a device has %s; most of it is %s (%s)%s",
+        num_strategies, strategy->dp, strategy->tp, strategy->pp,
+        (long long)strategy->microbatch_size, strategy->zero, strategy->ep,
+        hlm_schedule_texts[strategy->schedule], hlm_fmt_bytes((double)closest.excess.bytes).text,
+        memory->stage, strategy->pp, hlm_fmt_bytes((double)memory->peak_bytes).text,
+        hlm_fmt_bytes((double)memory->limit_bytes).text, hlm_memory_kind_texts[kind],
+        hlm_fmt_bytes((double)memory->bytes[kind]).text, help);
+}

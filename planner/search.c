@@ -1,0 +1,426 @@
+#include "planner/search_internal.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "base/fmt.h"
+#include "planner/columns.h"
+#include "planner/infeasible.h"
+#include "planner/partition_dp.h"
+#include "planner/partition_glpk.h"
+
+/* Nodes of one ILP, beyond which the DP decides; placements take a handful. */
+enum { MAX_COLUMN_NODES = 300 };
+/* Seconds are compared with this much slack, as sums in another order differ. */
+static const double tie_frac = 1e-9;
+
+/* --- heap --- */
+
+static bool comes_before(const struct hlm_search_candidate *a, const struct hlm_search_candidate *b)
+{
+    if (a->bound_s < b->bound_s || a->bound_s > b->bound_s) {
+        return a->bound_s < b->bound_s;
+    }
+    return a->strategy < b->strategy;
+}
+
+static void heap_swap(struct hlm_search_state *search, int32_t i, int32_t j)
+{
+    const struct hlm_search_candidate other = search->heap[i];
+    search->heap[i] = search->heap[j];
+    search->heap[j] = other;
+}
+
+static void heap_push(struct hlm_search_state *search, const struct hlm_search_candidate *candidate)
+{
+    int32_t at = search->heap_size++;
+    search->heap[at] = *candidate;
+    while (at > 0 && comes_before(&search->heap[at], &search->heap[(at - 1) / 2])) {
+        heap_swap(search, at, (at - 1) / 2);
+        at = (at - 1) / 2;
+    }
+}
+
+static struct hlm_search_candidate heap_pop(struct hlm_search_state *search)
+{
+    const struct hlm_search_candidate top = search->heap[0];
+    search->heap[0] = search->heap[--search->heap_size];
+    for (int32_t at = 0;;) {
+        int32_t least = at;
+        for (int32_t child = 2 * at + 1; child <= 2 * at + 2; child++) {
+            if (child < search->heap_size &&
+                comes_before(&search->heap[child], &search->heap[least])) {
+                least = child;
+            }
+        }
+        if (least == at) {
+            return top;
+        }
+        heap_swap(search, at, least);
+        at = least;
+    }
+}
+
+/* --- incumbents --- */
+
+/* Nothing slower than this is wanted: neither as the plan nor as a runner-up. */
+static double limit_s(const struct hlm_search_state *search)
+{
+    const int32_t last = search->problem->top_k;
+    return search->num_planned > last ? search->planned[last]->best_step_s : (double)INFINITY;
+}
+
+/* Moves the column to its place among those with a plan; equal steps keep their order. */
+static void rank_column(struct hlm_search_state *search, struct hlm_search_column *expanded)
+{
+    int32_t at = 0;
+    while (at < search->num_planned && search->planned[at] != expanded) {
+        at++;
+    }
+    if (at == search->num_planned) {
+        search->planned[search->num_planned++] = expanded;
+    }
+    for (; at > 0 && search->planned[at - 1]->best_step_s > expanded->best_step_s * (1 + tie_frac);
+         at--) {
+        search->planned[at] = search->planned[at - 1];
+        search->planned[at - 1] = expanded;
+    }
+}
+
+static void simulate_ends(struct hlm_search_state *search, struct hlm_search_column *expanded,
+                          const int32_t *ends)
+{
+    const struct hlm_arena_mark mark = hlm_arena_mark(search->scratch);
+    const struct hlm_plan_stage *stages =
+        hlm_column_stages(search->scratch, expanded->set, &expanded->column, ends);
+    const double step_s = hlm_column_simulate(search->scratch, &expanded->column, stages);
+    search->certificate.num_simulated++;
+    if (step_s < expanded->best_step_s * (1 - tie_frac)) {
+        expanded->best_step_s = step_s;
+        expanded->stages = hlm_arena_memdup(expanded->arena, stages,
+                                            (size_t)expanded->column.strategy.pp * sizeof(*stages));
+        rank_column(search, expanded);
+    }
+    hlm_arena_rewind(search->scratch, mark);
+}
+
+/* --- from the closed form to the threshold --- */
+
+/* Moves single layers over boundaries while that lowers the bound. */
+static double improve_ends(struct hlm_pattern_set *set, int32_t *ends)
+{
+    enum { MAX_ROUNDS = 50 };
+    const int32_t p = hlm_pattern_set_placement(set)->num_stages;
+    double bound_s = hlm_bound_partition(set, ends);
+    bool improved = true;
+    for (int32_t round = 0; improved && round < MAX_ROUNDS; round++) {
+        improved = false;
+        for (int32_t s = 0; s + 1 < p; s++) {
+            for (int32_t move = -1; move <= 1; move += 2) {
+                const int32_t low = s == 0 ? 0 : ends[s - 1], moved = ends[s] + move;
+                if (moved < low || moved > ends[s + 1]) {
+                    continue;
+                }
+                ends[s] = moved;
+                const double moved_s = hlm_bound_partition(set, ends);
+                if (moved_s < bound_s) {
+                    bound_s = moved_s;
+                    improved = true;
+                } else {
+                    ends[s] = moved - move;
+                }
+            }
+        }
+    }
+    return bound_s;
+}
+
+static struct hlm_search_column *expanded_new(const struct hlm_search_state *search,
+                                              int32_t strategy)
+{
+    struct hlm_arena *arena = hlm_arena_new();
+    struct hlm_search_column *expanded = HLM_ARENA_NEW(search->kept, struct hlm_search_column);
+    struct hlm_err unused; /* the cost model took it before */
+    expanded->arena = arena;
+    const enum hlm_status status = hlm_column_init(
+        arena, search->cache, &search->strategies[strategy], &expanded->column, &unused);
+    HLM_ASSERT(status == HLM_OK);
+    hlm_column_complete(arena, &expanded->column);
+    expanded->set = hlm_pattern_set_new(arena, &expanded->column.placement);
+    expanded->ends = HLM_ARENA_ARRAY(arena, int32_t, expanded->column.strategy.pp);
+    expanded->ends_bound_s = INFINITY;
+    expanded->best_step_s = INFINITY;
+    return expanded;
+}
+
+static bool fits(const struct hlm_search_state *search, const struct hlm_search_column *expanded)
+{
+    const struct hlm_arena_mark mark = hlm_arena_mark(search->scratch);
+    struct hlm_bound_windows windows;
+    const bool some = hlm_bound_narrow(search->scratch, expanded->set, (double)INFINITY, &windows);
+    hlm_arena_rewind(search->scratch, mark);
+    return some;
+}
+
+/* False: the column is out, and its memory is freed. */
+static bool expand(struct hlm_search_state *search, struct hlm_search_candidate *candidate)
+{
+    struct hlm_search_column *expanded = expanded_new(search, candidate->strategy);
+    const bool feasible = fits(search, expanded);
+    const double threshold_s =
+        feasible ? hlm_bound_threshold(search->scratch, expanded->set, candidate->bound_s,
+                                       limit_s(search), expanded->ends)
+                 : (double)INFINITY;
+    search->certificate.num_infeasible += feasible ? 0 : 1;
+    if (isinf(threshold_s)) {
+        hlm_arena_free(expanded->arena);
+        return false;
+    }
+    search->expanded[search->num_expanded++] = expanded;
+    candidate->expanded = expanded;
+    candidate->level = HLM_LEVEL_THRESHOLD;
+    candidate->bound_s = fmax(candidate->bound_s, threshold_s);
+    expanded->threshold_s = candidate->bound_s;
+    expanded->ends_bound_s = improve_ends(expanded->set, expanded->ends);
+    if (isfinite(expanded->ends_bound_s)) {
+        simulate_ends(search, expanded, expanded->ends);
+    }
+    return true;
+}
+
+/* --- from the threshold to the ILP --- */
+
+/* The best partition by the ILP; by the DP where the ILP stops at a limit. False: none within
+ * cutoff. */
+static bool solve_column(struct hlm_search_state *search, const struct hlm_search_column *expanded,
+                         double cutoff_s, struct hlm_partition *partition, double *out_least_s)
+{
+    const struct hlm_arena_mark mark = hlm_arena_mark(search->scratch);
+    struct hlm_bound_windows windows;
+    bool found = false;
+    if (hlm_bound_narrow(search->scratch, expanded->set, cutoff_s, &windows)) {
+        const enum hlm_ilp_outcome outcome =
+            hlm_partition_glpk(search->scratch, expanded->set, &windows, expanded->threshold_s,
+                               MAX_COLUMN_NODES, partition, out_least_s);
+        search->certificate.num_ilps++;
+        found = outcome == HLM_ILP_PROVED;
+        if (outcome == HLM_ILP_INCUMBENT || outcome == HLM_ILP_UNKNOWN) {
+            found = hlm_partition_dp(search->scratch, expanded->set, &windows, partition);
+            *out_least_s = partition->bound_s;
+        }
+    }
+    hlm_arena_rewind(search->scratch, mark);
+    return found;
+}
+
+/* False: nothing in the column is as good as the limit. */
+static bool solve(struct hlm_search_state *search, struct hlm_search_candidate *candidate)
+{
+    struct hlm_search_column *expanded = candidate->expanded;
+    const int32_t p = expanded->column.strategy.pp;
+    const double cutoff_s = fmin(limit_s(search), expanded->ends_bound_s) * (1 + 1e-6);
+    struct hlm_partition partition = {.ends = HLM_ARENA_ARRAY(expanded->arena, int32_t, p)};
+    double least_s = 0.0;
+    if (!solve_column(search, expanded, cutoff_s, &partition, &least_s)) {
+        return false;
+    }
+    candidate->level = HLM_LEVEL_SOLVED;
+    candidate->bound_s = fmax(candidate->bound_s, fmin(least_s, partition.bound_s));
+    if (partition.bound_s < search->least_ilp_s) {
+        search->least_ilp_s = partition.bound_s;
+        search->least_ilp = expanded;
+    }
+    bool same = true;
+    for (int32_t s = 0; s < p; s++) {
+        same = same && partition.ends[s] == expanded->ends[s];
+        expanded->ends[s] = partition.ends[s];
+    }
+    expanded->ends_bound_s = partition.bound_s;
+    if (!same || isinf(expanded->best_step_s)) {
+        simulate_ends(search, expanded, partition.ends);
+    }
+    return true;
+}
+
+/* --- from the ILP to the gap --- */
+
+struct listing {
+    struct hlm_search_state *search;
+    struct hlm_search_column *expanded;
+    bool gave_up;
+};
+
+/* What the search need not go below: the best step less the gap that is allowed. */
+static double goal_s(const struct hlm_search_state *search)
+{
+    return hlm_search_best_step_s(search) * (1 - search->problem->max_gap_frac) * (1 - tie_frac);
+}
+
+static double simulate_listed(void *context, const struct hlm_partition *partition)
+{
+    struct listing *listing = context;
+    struct hlm_search_state *search = listing->search;
+    const struct hlm_placement *placement = &listing->expanded->column.placement;
+    search->work_left -= (double)placement->num_stages * placement->num_microbatches;
+    if (search->work_left < 0) {
+        listing->gave_up = true;
+        return -INFINITY;
+    }
+    simulate_ends(search, listing->expanded, partition->ends);
+    return goal_s(search);
+}
+
+static void list_partitions(struct hlm_search_state *search, struct hlm_search_candidate *candidate)
+{
+    struct listing listing = {.search = search, .expanded = candidate->expanded};
+    struct hlm_arena *scratch = hlm_arena_new(); /* simulating rewinds the search's own */
+    struct hlm_bound_windows windows;
+    if (hlm_bound_narrow(scratch, candidate->expanded->set, goal_s(search), &windows)) {
+        hlm_partition_list(scratch, candidate->expanded->set, &windows, simulate_listed, &listing);
+    }
+    hlm_arena_free(scratch);
+    candidate->level = listing.gave_up ? HLM_LEVEL_GIVEN_UP : HLM_LEVEL_LISTED;
+    if (!listing.gave_up) {
+        candidate->bound_s = fmax(candidate->bound_s, goal_s(search));
+    }
+}
+
+/* --- the loop --- */
+
+static bool advance(struct hlm_search_state *search, struct hlm_search_candidate *candidate)
+{
+    switch (candidate->level) {
+    case HLM_LEVEL_CLOSED_FORM:
+        return expand(search, candidate);
+    case HLM_LEVEL_THRESHOLD:
+        return solve(search, candidate);
+    case HLM_LEVEL_SOLVED:
+        list_partitions(search, candidate);
+        return true;
+    default:
+        HLM_ASSERT(!"a listed column is never the one to go on with");
+        return true;
+    }
+}
+
+/* The gap is closed, or cannot be, and the least ILP is known: no open column has a smaller bound.
+ */
+static bool gap_is_done(const struct hlm_search_state *search,
+                        const struct hlm_search_candidate *top)
+{
+    const bool solved = top->level >= HLM_LEVEL_SOLVED || top->bound_s >= search->least_ilp_s;
+    return top->level == HLM_LEVEL_GIVEN_UP || (top->bound_s >= goal_s(search) && solved);
+}
+
+static void report(const struct hlm_search_state *search, double total)
+{
+    if (search->progress == NULL || search->heap_size == 0) {
+        return;
+    }
+    char detail[100];
+    (void)snprintf(detail, sizeof(detail), "best %s, bound %s",
+                   hlm_fmt_seconds(hlm_search_best_step_s(search)).text,
+                   hlm_fmt_seconds(search->heap[0].bound_s).text);
+    search->progress(search->progress_context, total - search->heap_size, total, detail);
+}
+
+/* Columns that a level takes out have no plan at all or none within the limit. */
+static void close_gap(struct hlm_search_state *search)
+{
+    const double total = search->heap_size;
+    while (search->heap_size > 0 && !gap_is_done(search, &search->heap[0])) {
+        struct hlm_search_candidate top = heap_pop(search);
+        if (advance(search, &top)) {
+            heap_push(search, &top);
+        }
+        report(search, total);
+    }
+}
+
+/* Goes on until the runners-up are known to within the gap. Columns that were solved stay as they
+ * are. */
+static void find_runners_up(struct hlm_search_state *search)
+{
+    const double allowed = (1 - search->problem->max_gap_frac) * (1 - tie_frac);
+    struct hlm_search_candidate *settled =
+        HLM_ARENA_ARRAY(search->kept, struct hlm_search_candidate, search->heap_size);
+    int32_t num_settled = 0;
+    while (search->heap_size > 0 && search->heap[0].bound_s < limit_s(search) * allowed) {
+        struct hlm_search_candidate top = heap_pop(search);
+        if (top.level >= HLM_LEVEL_SOLVED) {
+            settled[num_settled++] = top;
+        } else if (advance(search, &top)) {
+            heap_push(search, &top);
+        }
+    }
+    for (int32_t i = 0; i < num_settled; i++) {
+        heap_push(search, &settled[i]);
+    }
+}
+
+static enum hlm_status init_heap(struct hlm_search_state *search, int32_t num_strategies,
+                                 struct hlm_err *err)
+{
+    search->heap = HLM_ARENA_ARRAY(search->kept, struct hlm_search_candidate, num_strategies);
+    for (int32_t i = 0; i < num_strategies; i++) {
+        const struct hlm_arena_mark mark = hlm_arena_mark(search->scratch);
+        struct hlm_column column;
+        if (hlm_column_init(search->scratch, search->cache, &search->strategies[i], &column, err) ==
+            HLM_OK) {
+            const struct hlm_search_candidate candidate = {
+                .strategy = i, .bound_s = hlm_bound_closed_form(&column.placement)};
+            heap_push(search, &candidate);
+        }
+        hlm_arena_rewind(search->scratch, mark);
+    }
+    search->certificate.num_columns = search->heap_size;
+    return search->heap_size > 0 ? HLM_OK : HLM_NO;
+}
+
+static enum hlm_status search_columns(struct hlm_arena *arena, struct hlm_search_state *search,
+                                      const struct hlm_plan **out, struct hlm_err *err)
+{
+    int32_t num_strategies = 0;
+    HLM_TRY(
+        hlm_columns_list(search->kept, search->problem, &search->strategies, &num_strategies, err));
+    search->planned = HLM_ARENA_ARRAY(search->kept, struct hlm_search_column *, num_strategies);
+    search->expanded = HLM_ARENA_ARRAY(search->kept, struct hlm_search_column *, num_strategies);
+    HLM_TRY(init_heap(search, num_strategies, err));
+    close_gap(search);
+    find_runners_up(search);
+    if (search->num_planned == 0) {
+        return hlm_infeasible_explain(search->problem, search->strategies, num_strategies, err);
+    }
+    return hlm_search_answer(arena, search, out, err);
+}
+
+enum hlm_status hlm_search(struct hlm_arena *arena, const struct hlm_search_problem *problem,
+                           void (*progress)(void *context, double done, double total,
+                                            const char *detail),
+                           void *context, const struct hlm_plan **out, struct hlm_err *err)
+{
+    if (problem->cluster->num_groups > 1) {
+        return hlm_fail(
+            err, HLM_NO,
+            "planning over %d device groups at once is not supported: give a cluster of "
+            "one group",
+            problem->cluster->num_groups);
+    }
+    struct hlm_search_state search = {
+        .problem = problem,
+        .kept = hlm_arena_new(),
+        .scratch = hlm_arena_new(),
+        .least_ilp_s = INFINITY,
+        .work_left = 4e8,
+        .certificate = {.require = problem->require, .runnable_only = problem->runnable_only},
+        .progress = progress,
+        .progress_context = context};
+    search.cache = hlm_pricer_cache_new(search.kept, problem);
+    const enum hlm_status status = search_columns(arena, &search, out, err);
+    for (int32_t i = 0; i < search.num_expanded; i++) {
+        hlm_arena_free(search.expanded[i]->arena);
+    }
+    hlm_arena_free(search.scratch);
+    hlm_arena_free(search.kept);
+    return status;
+}

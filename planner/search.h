@@ -1,0 +1,35 @@
+/* search: the best plan, and how close to the best it is. See ARCHITECTURE.md, idea 3.
+ *
+ * Columns (legal strategies) are expanded best bound first: closed-form bound, then the bound with
+ * exact memory and recompute, then the ILP over stage patterns; every incumbent is simulated. It
+ * stops when (best simulated - least open bound) / best simulated <= max_gap_frac; the winner's own
+ * column stays open until its next-best partitions are bounded too. The master ILP picks among all
+ * surviving columns at once; its status and objective stand in the certificate.
+ */
+#ifndef HLM_PLANNER_SEARCH_H
+#define HLM_PLANNER_SEARCH_H
+
+#include "planner/plan.h"
+
+/* What the user asks; require: plan.h. */
+struct hlm_search_problem {
+    const struct hlm_model *model;
+    const struct hlm_cluster *cluster;
+    int64_t global_batch_size, seq_len;
+    enum hlm_dtype dtype;
+    enum hlm_lowering lowering;
+    bool runnable_only; /* leave out what our executor refuses */
+    struct hlm_search_require require;
+    double max_gap_frac; /* 0: proven optimum */
+    int32_t top_k;       /* runners-up (other columns) */
+};
+
+/* HLM_NO when nothing fits: the message names the constraint that fails and by how much for the
+ * column that comes closest (stage, bytes missing, which memory kind is largest). progress may be
+ * NULL. */
+HLM_MUST_CHECK enum hlm_status
+hlm_search(struct hlm_arena *arena, const struct hlm_search_problem *problem,
+           void (*progress)(void *context, double done, double total, const char *detail),
+           void *context, const struct hlm_plan **out, struct hlm_err *err);
+
+#endif

@@ -1,0 +1,157 @@
+#include <math.h>
+
+#include "planner/master_glpk.h"
+#include "planner/search_internal.h"
+
+enum { MAX_MASTER_NODES = 2000, MAX_MASTER_COLUMNS = 32 };
+/* Columns take part in the master ILP when their bound is within this of the least ILP objective:
+ * some that lost narrowly too, so that its choice is one. */
+static const double master_slack_frac = 0.02;
+
+double hlm_search_best_step_s(const struct hlm_search_state *search)
+{
+    return search->num_planned > 0 ? search->planned[0]->best_step_s : (double)INFINITY;
+}
+
+/* --- the master ILP --- */
+
+/* Puts it behind those with a smaller threshold bound and the first; the last of a full list drops
+ * out. */
+static void insert_survivor(struct hlm_search_column **survivors, int32_t *num,
+                            struct hlm_search_column *expanded)
+{
+    int32_t at = *num < MAX_MASTER_COLUMNS ? (*num)++ : MAX_MASTER_COLUMNS;
+    for (; at > 1 && survivors[at - 1]->threshold_s > expanded->threshold_s; at--) {
+        if (at < MAX_MASTER_COLUMNS) {
+            survivors[at] = survivors[at - 1];
+        }
+    }
+    if (at < MAX_MASTER_COLUMNS) {
+        survivors[at] = expanded;
+    }
+}
+
+/* Columns that survive the bounds: that of the least ILP, then those of the least threshold bounds.
+ */
+static int32_t find_survivors(const struct hlm_search_state *search, double cutoff_s,
+                              struct hlm_search_column *survivors[MAX_MASTER_COLUMNS])
+{
+    int32_t num = 1;
+    survivors[0] = search->least_ilp;
+    for (int32_t i = 0; i < search->heap_size; i++) {
+        struct hlm_search_column *expanded = search->heap[i].expanded;
+        if (expanded != NULL && expanded != search->least_ilp &&
+            expanded->threshold_s <= cutoff_s) {
+            insert_survivor(survivors, &num, expanded);
+        }
+    }
+    return num;
+}
+
+static enum hlm_proof proof_of(enum hlm_ilp_outcome outcome)
+{
+    static const enum hlm_proof proofs[] = {
+        [HLM_ILP_PROVED] = HLM_PROOF_OPTIMAL,
+        [HLM_ILP_NO_BETTER] = HLM_PROOF_INFEASIBLE,
+        [HLM_ILP_INCUMBENT] = HLM_PROOF_FEASIBLE,
+        [HLM_ILP_UNKNOWN] = HLM_PROOF_UNKNOWN,
+    };
+    return proofs[outcome];
+}
+
+static enum hlm_status solve_master(struct hlm_search_state *search, struct hlm_err *err)
+{
+    const double cutoff_s = search->least_ilp_s * (1 + master_slack_frac);
+    struct hlm_search_column *survivors[MAX_MASTER_COLUMNS] = {NULL};
+    const int32_t num_survivors = find_survivors(search, cutoff_s, survivors);
+    struct hlm_master_column columns[MAX_MASTER_COLUMNS];
+    struct hlm_bound_windows windows[MAX_MASTER_COLUMNS];
+    int32_t num_columns = 0, most_stages = 1;
+    for (int32_t i = 0; i < num_survivors; i++) {
+        if (hlm_bound_narrow(search->kept, survivors[i]->set, cutoff_s, &windows[num_columns])) {
+            columns[num_columns] = (struct hlm_master_column){.set = survivors[i]->set,
+                                                              .windows = &windows[num_columns]};
+            num_columns++;
+            const int32_t p = survivors[i]->column.strategy.pp;
+            most_stages = p > most_stages ? p : most_stages;
+        }
+    }
+    int32_t *ends = HLM_ARENA_ARRAY(search->kept, int32_t, most_stages);
+    const struct hlm_master master =
+        hlm_master_glpk(search->scratch, columns, num_columns, search->least_ilp_s / 1000.0,
+                        MAX_MASTER_NODES, ends);
+    search->certificate.num_ilps++;
+    search->certificate.master = (struct hlm_plan_master){.status = proof_of(master.outcome),
+                                                          .objective_s = master.objective_s,
+                                                          .num_columns = master.num_columns};
+    if (master.outcome == HLM_ILP_PROVED &&
+        fabs(master.objective_s - search->least_ilp_s) > 1e-6 * search->least_ilp_s) {
+        return hlm_fail(err, HLM_FAILED,
+                        "the master ILP finds %.9g s, the search %.9g s: one of them is wrong",
+                        master.objective_s, search->least_ilp_s);
+    }
+    return HLM_OK;
+}
+
+/* --- the answer --- */
+
+static void fill_certificate(struct hlm_search_state *search, int32_t num_solved)
+{
+    struct hlm_plan_certificate *certificate = &search->certificate;
+    const double step_s = hlm_search_best_step_s(search);
+    const double open_s = search->heap_size > 0 ? search->heap[0].bound_s : step_s;
+    certificate->lower_bound_s = fmin(open_s, step_s);
+    certificate->gap_frac = (step_s - certificate->lower_bound_s) / step_s;
+    certificate->max_gap_frac = search->problem->max_gap_frac;
+    certificate->num_pruned_by_bound =
+        certificate->num_columns - certificate->num_infeasible - num_solved;
+}
+
+static const struct hlm_plan_runner_up *
+make_runners_up(struct hlm_arena *arena, const struct hlm_search_state *search, int32_t *out_num)
+{
+    const int32_t others = search->num_planned - 1, top_k = search->problem->top_k;
+    *out_num = others < top_k ? others : top_k;
+    struct hlm_plan_runner_up *runners =
+        HLM_ARENA_ARRAY(arena, struct hlm_plan_runner_up, *out_num);
+    for (int32_t i = 0; i < *out_num; i++) {
+        const struct hlm_search_column *expanded = search->planned[i + 1];
+        const int32_t p = expanded->column.strategy.pp;
+        runners[i] = (struct hlm_plan_runner_up){
+            .strategy = expanded->column.strategy,
+            .stages =
+                hlm_arena_memdup(arena, expanded->stages, (size_t)p * sizeof(*expanded->stages)),
+            .num_stages = p,
+            .step_time_s = expanded->best_step_s};
+    }
+    return runners;
+}
+
+static int32_t count_solved(const struct hlm_search_state *search)
+{
+    int32_t num = 0;
+    for (int32_t i = 0; i < search->heap_size; i++) {
+        num += search->heap[i].level >= HLM_LEVEL_SOLVED ? 1 : 0;
+    }
+    return num;
+}
+
+enum hlm_status hlm_search_answer(struct hlm_arena *arena, struct hlm_search_state *search,
+                                  const struct hlm_plan **out, struct hlm_err *err)
+{
+    const struct hlm_search_column *best = search->planned[0];
+    const struct hlm_plan *priced = NULL;
+    HLM_TRY(hlm_plan_price(arena, search->problem->model, search->problem->cluster,
+                           &best->column.strategy, best->stages, best->column.strategy.pp, &priced,
+                           NULL, err));
+    HLM_ASSERT(fabs(priced->prediction.step_time_s - best->best_step_s) <=
+               1e-9 * best->best_step_s);
+    HLM_TRY(solve_master(search, err));
+    fill_certificate(search, count_solved(search));
+    struct hlm_plan *plan = HLM_ARENA_NEW(arena, struct hlm_plan);
+    *plan = *priced;
+    plan->certificate = hlm_arena_memdup(arena, &search->certificate, sizeof(search->certificate));
+    plan->runners_up = make_runners_up(arena, search, &plan->num_runners_up);
+    *out = plan;
+    return HLM_OK;
+}

@@ -1,0 +1,29 @@
+/* verify: checks a plan and its certificate with code that shares nothing with the search.
+ *
+ * It re-enumerates all legal columns by its own nested loops over divisors and prices them through
+ * the cost model. A column is out when a closed form of its own is no less than the lower bound
+ * that the certificate claims, when no partition fits, or when a label DP of its own (no GLPK, none
+ * of bound.c, partition_dp.c, stage_pattern.c) finds no partition that the rows of bound.h allow
+ * below the claim; partitions that it does find are simulated one by one. The winner and the
+ * runners-up are priced again from their operator lists: step time, memory and digests must be what
+ * the plan says, the counts and the gap must add up.
+ */
+#ifndef HLM_PLANNER_VERIFY_H
+#define HLM_PLANNER_VERIFY_H
+
+#include "planner/plan.h"
+
+struct hlm_verify_report {
+    int64_t num_columns;    /* legal; the three below add up to it */
+    int64_t num_infeasible; /* fit in no partition (of those that the closed form left) */
+    int64_t num_bounded;    /* no partition below the claimed bound */
+    int64_t num_winner;     /* partitions below it, all simulated to be no faster than it */
+    double least_bound_s;   /* the claim that was confirmed: no plan is faster */
+    double step_time_s;     /* re-simulated */
+};
+
+/* HLM_NO with the first violation: which column, which claim, both numbers. */
+HLM_MUST_CHECK enum hlm_status hlm_verify(struct hlm_arena *arena, const struct hlm_plan *plan,
+                                          struct hlm_verify_report *out, struct hlm_err *err);
+
+#endif
