@@ -18,7 +18,7 @@
 
 struct hlm_profiler_config {
     const char *directory; /* made where it does not exist */
-    bool quick;            /* about 15 s instead of a minute */
+    bool quick;            /* fewer models and steps: half of the time */
 };
 
 /* heartbeat may be NULL. HLM_ENV: not enough memory; HLM_INPUT, HLM_FAILED: the folder can't be

@@ -16,12 +16,11 @@
 struct hlm_profiler_device_config {
     enum hlm_backend_kind kind;
     bool quick;                      /* fewer stacks and steps */
-    int32_t num_cores;               /* that share the machine's memory: one device each */
     struct hlm_source source;        /* of everything: what, when; samples and spread are added */
     struct hlm_heartbeat *heartbeat; /* told of each stack; NULL accepted */
 };
 
-/* Fills dtypes, memory, ops, launch overhead and shared_memory_slowdown of *out; name, backend and
+/* Fills dtypes, memory, ops and launch overhead of *out; name, backend, shared_memory_slowdown and
  * the sizes of memory are the caller's. HLM_ENV, HLM_FAILED: as the parts. */
 HLM_MUST_CHECK enum hlm_status
 hlm_profiler_device_measure(struct hlm_arena *arena, struct hlm_backend *backend,

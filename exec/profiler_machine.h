@@ -7,12 +7,14 @@
 
 #include "base/arena.h"
 
-/* Cores of the process, also when the calling thread is tied to one of them: the main thread's
- * affinity, cut to the processor quota of the control group (cpu.max, rounded up). */
-int32_t hlm_profiler_num_cores(void);
+/* Cores of the machine that ranks may use: those of the process (the main thread's affinity, also
+ * when the calling thread is tied to one of them), but not fewer than num_ranks, since a launcher
+ * may have tied each process to its own; cut to the cores that are online and to the processor
+ * quota of the control group (cpu.max, rounded up). */
+int32_t hlm_profiler_num_cores(int32_t num_ranks);
 
-/* Ties the calling thread to the index-th of these cores (modulo their number). Where the system
- * refuses, it stays where it is. */
+/* Ties the calling thread to the index-th core of the process (modulo their number). Where the
+ * system refuses, it stays where it is. */
 void hlm_profiler_pin(int32_t index);
 
 /* Bytes that processes may still take: MemAvailable of /proc/meminfo, at most what the control

@@ -28,11 +28,13 @@ HLM_MUST_CHECK enum hlm_status hlm_profiler_slabs_measure(struct hlm_arena *aren
                                                           struct hlm_profiler_slabs *out,
                                                           struct hlm_err *err);
 
-/* Time of an AdamW update on num_threads cores at once over that on one, lower quartiles of
- * repetitions, at least 1. Each thread has a CPU backend of its own. 1 for one thread. */
-HLM_MUST_CHECK enum hlm_status hlm_profiler_slowdown_measure(struct hlm_arena *arena,
-                                                             int32_t num_threads, double *out,
-                                                             struct hlm_err *err);
+/* Seconds per element of AdamW updates on num_threads cores at once, the lower quartile over
+ * repetitions and threads; each thread has a CPU backend of its own. num_sharers: threads of the
+ * whole machine that update at the same time, in other processes too; the arrays of all of them
+ * together are larger than the last-level cache. HLM_ENV: no memory or no thread. */
+HLM_MUST_CHECK enum hlm_status hlm_profiler_update_measure(struct hlm_arena *arena,
+                                                           int32_t num_threads, int32_t num_sharers,
+                                                           double *out, struct hlm_err *err);
 
 /* A probe of 30 ms or so: seconds of a matrix product of 512 and of a sum of long vectors, each the
  * least of seven, and the share of the wall clock during which the thread had its core (1 where the
