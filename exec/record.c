@@ -1,7 +1,6 @@
 #include "exec/record.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "exec/machine.h"
@@ -79,18 +78,6 @@ static enum hlm_status agree_on_steps(struct hlm_arena *arena, struct hlm_record
     return HLM_OK;
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-static double median(double *values, int32_t count)
-{
-    qsort(values, (size_t)count, sizeof(*values), compare_doubles);
-    return count % 2 == 1 ? values[count / 2] : 0.5 * (values[count / 2 - 1] + values[count / 2]);
-}
-
 /* The step nearest to the median, a clean one where there is any. */
 static int32_t representative_step(const struct hlm_record *record, bool virtual_time,
                                    double step_time_s, int32_t num_clean)
@@ -110,22 +97,13 @@ static int32_t representative_step(const struct hlm_record *record, bool virtual
     return best;
 }
 
-/* The median over the steps behind the warm-up, action by action. */
-static void median_samples(struct hlm_arena *arena, const struct hlm_record *record,
-                           struct sample *out)
+/* The least CPU time of each action over the steps behind the warm-up. */
+static void least_cpu_times(const struct hlm_record *record, struct sample *out)
 {
-    const int32_t count = record->num_added - record->num_warmup_steps;
-    double *values = HLM_ARENA_ARRAY(arena, double, count);
     for (int32_t e = 0; e < record->num_events; e++) {
-        for (size_t field = 0; field < sizeof(struct sample) / sizeof(double); field++) {
-            for (int32_t i = 0; i < count; i++) {
-                const struct sample *sample =
-                    &record->samples[(int64_t)(record->num_warmup_steps + i) * record->num_events +
-                                     e];
-                memcpy(&values[i], (const char *)sample + field * sizeof(double), sizeof(double));
-            }
-            const double value = median(values, count);
-            memcpy((char *)&out[e] + field * sizeof(double), &value, sizeof(double));
+        for (int32_t i = record->num_warmup_steps; i < record->num_added; i++) {
+            const struct sample *sample = &record->samples[(int64_t)i * record->num_events + e];
+            out[e].compute_cpu_s = fmin(out[e].compute_cpu_s, sample->compute_cpu_s);
         }
     }
 }
@@ -415,7 +393,7 @@ enum hlm_status hlm_record_finish(struct hlm_arena *arena, struct hlm_record *re
     memcpy(own, &record->samples[(int64_t)step * record->num_events],
            (size_t)record->num_events * sizeof(*own));
     if (about->virtual_time) {
-        median_samples(arena, record, own);
+        least_cpu_times(record, own);
     }
     struct gathered all;
     HLM_TRY(gather(arena, record, comm, own, about->peak_bytes, &all, err));

@@ -4,11 +4,11 @@
  * of each step, gather the actions of the step that stands for the run (the clean one nearest to
  * the median), and rank 0 writes the measurement (planner/measurement.h).
  *
- * Virtual time, for more ranks than cores or a loaded machine: each action takes the median CPU
- * time that it had over the steps (mean over the tp ranks, which do equal work), communication what
- * the plan's profile says, and the schedule is walked by the simulator: the time that the plan
- * would have with a core a rank. It tests predicted compute, imbalance and schedule, not
- * communication.
+ * Virtual time, for more ranks than cores or a loaded machine: each action takes the least CPU time
+ * that it had over the steps (mean over the tp ranks, which do equal work), as the profile takes
+ * the least of each operator: other programs only ever add. Communication takes what the plan's
+ * profile says, and the schedule is walked by the simulator: the time that the plan would have with
+ * a core a rank. It tests predicted compute, imbalance and schedule, not communication.
  */
 #ifndef HLM_EXEC_RECORD_H
 #define HLM_EXEC_RECORD_H
