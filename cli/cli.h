@@ -16,8 +16,9 @@
 #define HLM_PROGRAM "hlmplan"
 #define HLM_TAGLINE "finds, proves and runs the best way to train a transformer on a cluster"
 
-extern const struct hlm_command hlm_cmd_plan, hlm_cmd_estimate, hlm_cmd_check, hlm_cmd_simulate,
-    hlm_cmd_compare, hlm_cmd_list, hlm_cmd_run, hlm_cmd_profile, hlm_cmd_demo;
+extern const struct hlm_command hlm_cmd_plan, hlm_cmd_estimate, hlm_cmd_explain, hlm_cmd_check,
+    hlm_cmd_simulate, hlm_cmd_compare, hlm_cmd_validate, hlm_cmd_list, hlm_cmd_run, hlm_cmd_profile,
+    hlm_cmd_demo, hlm_cmd_calibrate;
 
 /* All commands in the order of the help; ends with a row whose name is NULL. */
 const struct hlm_command *hlm_commands(struct hlm_arena *arena);

@@ -198,7 +198,18 @@ static const struct word lowering_words[HLM_NUM_LOWERINGS] = {
     [HLM_LOWERING_MEGATRON] = {"priced only",
                                "Megatron-Core with Transformer Engine: fused attention, fused "
                                "gradient accumulation, gradient all-reduce behind the weight "
-                               "gradient"}};
+                               "gradient"},
+    [HLM_LOWERING_MEGATRON_2023] = {"priced only",
+                                    "Megatron-LM and NeMo of 2023: FlashAttention 2, no "
+                                    "data-parallel collective beside compute"},
+    [HLM_LOWERING_MEGATRON_2021] =
+        {"priced only", "Megatron-LM and Megatron-DeepSpeed of 2020 to 2022: attention of separate "
+                        "products, softmax and dropout, nothing behind anything"},
+    [HLM_LOWERING_PYTORCH] = {"priced only", "PyTorch with FSDP or tensor parallelism, eager, "
+                                             "FlashAttention 2"},
+    [HLM_LOWERING_PYTORCH_2023] = {"priced only",
+                                   "the same with the attention kernels of 2023 (FlashAttention 1, "
+                                   "Triton)"}};
 
 static void add_word(struct listing *listing, const char *name, const struct word *word,
                      const char *first_key, const char *second_key)

@@ -143,6 +143,11 @@ static void print_summary(struct hlm_arena *arena, const struct hlm_plan *plan,
     printf("steps      %d, of which %d warm-up and %d clean\n", measured->num_steps,
            measured->num_warmup_steps, measured->num_clean_steps);
     hlm_view_parts(stdout, arena, &measured->parts);
+    if (measured->num_clean_steps == 0) {
+        printf("\nNo step was clean: other programs took the ranks' cores. --virtual-time measures "
+               "on a "
+               "busy machine.\n");
+    }
 }
 
 static enum hlm_status write_trace(struct hlm_arena *arena, const char *path,

@@ -3,8 +3,9 @@
 #include "cli/cli.h"
 
 static const struct hlm_command *const table[] = {
-    &hlm_cmd_plan, &hlm_cmd_estimate, &hlm_cmd_check, &hlm_cmd_simulate, &hlm_cmd_profile,
-    &hlm_cmd_run,  &hlm_cmd_compare,  &hlm_cmd_list,  &hlm_cmd_demo};
+    &hlm_cmd_plan,      &hlm_cmd_estimate, &hlm_cmd_explain, &hlm_cmd_check,
+    &hlm_cmd_simulate,  &hlm_cmd_profile,  &hlm_cmd_run,     &hlm_cmd_compare,
+    &hlm_cmd_calibrate, &hlm_cmd_validate, &hlm_cmd_list,    &hlm_cmd_demo};
 enum { NUM_COMMANDS = sizeof(table) / sizeof(table[0]) };
 
 const struct hlm_command *hlm_commands(struct hlm_arena *arena)

@@ -11,6 +11,8 @@
 #include "base/file.h"
 #include "cli/cli.h"
 #include "compare/compare.h"
+#include "compare/validate.h"
+#include "planner/explain.h"
 #include "planner/measurement.h"
 #include "planner/plan.h"
 #include "schedule/timeline.h"
@@ -21,8 +23,9 @@
 enum { MAX_PAGE_BYTES = 16 << 20 };
 
 static const struct hlm_json_table *const kinds[] = {
-    &hlm_model_table,    &hlm_device_table,      &hlm_cluster_table,   &hlm_plan_table,
-    &hlm_timeline_table, &hlm_measurement_table, &hlm_comparison_table};
+    &hlm_model_table,      &hlm_device_table,      &hlm_cluster_table,
+    &hlm_plan_table,       &hlm_timeline_table,    &hlm_measurement_table,
+    &hlm_comparison_table, &hlm_explanation_table, &hlm_validation_table};
 enum { NUM_KINDS = sizeof(kinds) / sizeof(kinds[0]) };
 
 struct docs {

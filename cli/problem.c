@@ -117,8 +117,9 @@ static bool parse_text(const char *text, const char *const *texts, int64_t *out)
     return false;
 }
 
-static enum hlm_status fail_require(struct hlm_arena *arena, const struct require_key *key,
-                                    const char *value, struct hlm_err *err)
+static enum hlm_status fail_require(struct hlm_arena *arena, const char *option,
+                                    const struct require_key *key, const char *value,
+                                    struct hlm_err *err)
 {
     struct hlm_text expected;
     hlm_text_init(&expected, arena);
@@ -130,12 +131,13 @@ static enum hlm_status fail_require(struct hlm_arena *arena, const struct requir
             hlm_text_printf(&expected, "%s%s", i > 0 ? ", " : "", key->texts[i]);
         }
     }
-    return hlm_fail(err, HLM_USAGE, "--require: %s: expected %s, found \"%s\"", key->name,
+    return hlm_fail(err, HLM_USAGE, "--%s: %s: expected %s, found \"%s\"", option, key->name,
                     expected.text, value);
 }
 
-static enum hlm_status require_one(struct hlm_arena *arena, const struct hlm_pair *pair,
-                                   struct hlm_search_require *out, struct hlm_err *err)
+static enum hlm_status require_one(struct hlm_arena *arena, const char *option,
+                                   const struct hlm_pair *pair, struct hlm_search_require *out,
+                                   struct hlm_err *err)
 {
     const struct require_key *key = find_key(pair->key);
     if (key == NULL) {
@@ -143,13 +145,13 @@ static enum hlm_status require_one(struct hlm_arena *arena, const struct hlm_pai
         for (int i = 0; i < NUM_REQUIRE_KEYS; i++) {
             names[i] = require_keys[i].name;
         }
-        return fail_key("require", pair->key, names, err);
+        return fail_key(option, pair->key, names, err);
     }
     int64_t value = 0;
     const bool parsed = key->texts == NULL ? parse_whole(pair->value, key->min, key->max, &value)
                                            : parse_text(pair->value, key->texts, &value);
     if (!parsed) {
-        return fail_require(arena, key, pair->value, err);
+        return fail_require(arena, option, key, pair->value, err);
     }
     void *target = (char *)out + key->offset;
     if (key->is_int64) {
@@ -160,20 +162,27 @@ static enum hlm_status require_one(struct hlm_arena *arena, const struct hlm_pai
     return HLM_OK;
 }
 
-enum hlm_status hlm_problem_require(struct hlm_arena *arena, const char *text,
-                                    struct hlm_search_require *out, struct hlm_err *err)
+enum hlm_status hlm_problem_require_option(struct hlm_arena *arena, const char *option,
+                                           const char *text, struct hlm_search_require *out,
+                                           struct hlm_err *err)
 {
     struct hlm_search_require require = {.sp = -1, .zero = -1, .schedule = -1, .recompute = -1};
     const struct hlm_pair *pairs = NULL;
     int num_pairs = 0;
     if (text != NULL) {
-        HLM_TRY(hlm_opt_pairs(arena, "require", text, &pairs, &num_pairs, err));
+        HLM_TRY(hlm_opt_pairs(arena, option, text, &pairs, &num_pairs, err));
     }
     for (int i = 0; i < num_pairs; i++) {
-        HLM_TRY(require_one(arena, &pairs[i], &require, err));
+        HLM_TRY(require_one(arena, option, &pairs[i], &require, err));
     }
     *out = require;
     return HLM_OK;
+}
+
+enum hlm_status hlm_problem_require(struct hlm_arena *arena, const char *text,
+                                    struct hlm_search_require *out, struct hlm_err *err)
+{
+    return hlm_problem_require_option(arena, "require", text, out, err);
 }
 
 /* ---- --set ---- */

@@ -81,6 +81,12 @@ HLM_MUST_CHECK enum hlm_status hlm_problem_require(struct hlm_arena *arena, cons
                                                    struct hlm_search_require *out,
                                                    struct hlm_err *err);
 
+/* The same for another option of the same form, which messages call by its name. */
+HLM_MUST_CHECK enum hlm_status hlm_problem_require_option(struct hlm_arena *arena,
+                                                          const char *option, const char *text,
+                                                          struct hlm_search_require *out,
+                                                          struct hlm_err *err);
+
 /* "tp=8,pp=12,microbatch_size=1" of --set into a whole strategy for the problem: without a word for
  * them, dp takes the devices that tp * pp leaves, the schedule is 1f1b, zero 0, microbatch_size 1.
  * *out_recompute: the mode of all layers, -1: the least that fits. HLM_USAGE: unknown key or bad

@@ -200,8 +200,8 @@ static enum hlm_status run_with_heartbeat(const struct job *job, struct hlm_comm
         comm->ops->abort(comm);
     }
     hlm_backend_free(backend);
-    hlm_arena_free(arena);
     hlm_heartbeat_stop(heartbeat, status == HLM_OK);
+    hlm_arena_free(arena); /* the heartbeat tells of actions whose texts it holds */
     return status;
 }
 

@@ -5,19 +5,13 @@
 
 #include "base/fmt.h"
 #include "planner/bound.h"
-#include "planner/column_placement.h"
 #include "planner/columns.h"
 
 /* --- the column that comes closest --- */
 
-struct closest {
-    struct hlm_strategy strategy;
-    struct hlm_column_excess excess;
-};
-
-static bool find_closest(const struct hlm_search_problem *problem,
-                         const struct hlm_strategy *strategies, int32_t num_strategies,
-                         struct closest *out)
+bool hlm_infeasible_find_closest(const struct hlm_search_problem *problem,
+                                 const struct hlm_strategy *strategies, int32_t num_strategies,
+                                 struct hlm_infeasible_closest *out)
 {
     struct hlm_arena *kept = hlm_arena_new(), *scratch = hlm_arena_new();
     struct hlm_pricer_cache *cache = hlm_pricer_cache_new(kept, problem);
@@ -29,7 +23,7 @@ static bool find_closest(const struct hlm_search_problem *problem,
         if (hlm_column_init(scratch, cache, &strategies[i], &column, &unused) == HLM_OK) {
             const struct hlm_column_excess excess = hlm_column_find_excess(&column);
             if (!found || excess.bytes < out->excess.bytes) {
-                *out = (struct closest){strategies[i], excess};
+                *out = (struct hlm_infeasible_closest){strategies[i], excess};
                 found = true;
             }
         }
@@ -70,7 +64,7 @@ static bool column_fits(struct hlm_pricer_cache *cache, const struct hlm_strateg
     return fits;
 }
 
-static bool something_fits(const struct hlm_search_problem *problem)
+bool hlm_infeasible_fits(const struct hlm_search_problem *problem)
 {
     struct hlm_arena *arena = hlm_arena_new();
     const struct hlm_strategy *strategies = NULL;
@@ -127,7 +121,7 @@ static bool find_waiver(const struct hlm_search_problem *problem, char *out, siz
 {
     for (size_t i = 0; i < sizeof(waivers) / sizeof(waivers[0]); i++) {
         struct hlm_search_problem freer = *problem;
-        if (waivers[i].waive(&freer.require) && something_fits(&freer)) {
+        if (waivers[i].waive(&freer.require) && hlm_infeasible_fits(&freer)) {
             (void)snprintf(out, size, "; a plan fits when %s is left free", waivers[i].name);
             return true;
         }
@@ -150,7 +144,7 @@ static bool more_nodes_fit(const struct hlm_search_problem *problem, int32_t tim
     larger.cluster = &cluster;
     struct hlm_err unused;
     const bool fits =
-        hlm_cluster_validate(&cluster, "", &unused) == HLM_OK && something_fits(&larger);
+        hlm_cluster_validate(&cluster, "", &unused) == HLM_OK && hlm_infeasible_fits(&larger);
     hlm_arena_free(arena);
     return fits;
 }
@@ -174,8 +168,8 @@ enum hlm_status hlm_infeasible_explain(const struct hlm_search_problem *problem,
                                        const struct hlm_strategy *strategies,
                                        int32_t num_strategies, struct hlm_err *err)
 {
-    struct closest closest;
-    HLM_ASSERT(find_closest(problem, strategies, num_strategies, &closest));
+    struct hlm_infeasible_closest closest;
+    HLM_ASSERT(hlm_infeasible_find_closest(problem, strategies, num_strategies, &closest));
     char help[100] = "";
     find_help(problem, help, sizeof(help));
     const struct hlm_strategy *strategy = &closest.strategy;

@@ -1,8 +1,21 @@
-/* infeasible: why no plan fits, in one sentence. */
+/* infeasible: why no plan fits, as numbers and in one sentence. */
 #ifndef HLM_PLANNER_INFEASIBLE_H
 #define HLM_PLANNER_INFEASIBLE_H
 
-#include "planner/search.h"
+#include "planner/column_placement.h"
+
+/* Whether any legal strategy has a partition that fits; a problem without a legal one has none. */
+bool hlm_infeasible_fits(const struct hlm_search_problem *problem);
+
+/* Of these strategies the one with the smallest excess of memory when layers are spread evenly
+ * (hlm_column_find_excess). False: the cost model refuses all of them. */
+struct hlm_infeasible_closest {
+    struct hlm_strategy strategy;
+    struct hlm_column_excess excess;
+};
+bool hlm_infeasible_find_closest(const struct hlm_search_problem *problem,
+                                 const struct hlm_strategy *strategies, int32_t num_strategies,
+                                 struct hlm_infeasible_closest *out);
 
 /* Writes to err, and returns HLM_NO: of all columns the one with the smallest excess of memory
  * (stage, bytes missing, largest memory kind), and the first of these changes that lets some plan

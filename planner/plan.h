@@ -29,6 +29,7 @@ struct hlm_plan_stage {
     int32_t tp;
     struct hlm_plan_recompute recompute;
 };
+extern const struct hlm_json_table hlm_plan_stage_table;
 
 /* A node of the tree of a predicted time; children sum to seconds. At most four levels. */
 struct hlm_time_node {
@@ -42,6 +43,8 @@ extern const struct hlm_json_table hlm_time_node_table;
 struct hlm_plan_interval {
     double low_s, high_s; /* from the spread of the profile's fits */
 };
+extern const struct hlm_json_table hlm_plan_interval_table;
+extern const struct hlm_json_table hlm_stage_memory_table;
 
 struct hlm_plan_prediction {
     double step_time_s;
@@ -58,8 +61,9 @@ struct hlm_plan_prediction {
 
 #define HLM_PROOF_MAP(X)                                                                           \
     X(OPTIMAL, "optimal")                                                                          \
-    X(FEASIBLE, "feasible") X(INFEASIBLE, "infeasible") X(UNKNOWN, "unknow"                        \
-                                                                   "n")
+    X(FEASIBLE, "feasible")                                                                        \
+    X(INFEASIBLE, "infeasible") X(UNKNOWN, "unknow"                                                \
+                                           "n")
 enum hlm_proof {
 #define X(name, text) HLM_PROOF_##name,
     HLM_PROOF_MAP(X)
@@ -73,7 +77,8 @@ struct hlm_plan_master {
     int32_t num_columns;
 };
 
-/* What a search was restricted to. Degrees that are 0 (sp, zero, schedule, recompute: -1) are free. */
+/* What a search was restricted to. Degrees that are 0 (sp, zero, schedule, recompute: -1) are free.
+ */
 struct hlm_search_require {
     int32_t dp, tp, pp, ep, sp, zero, schedule, recompute;
     int64_t microbatch_size;

@@ -71,8 +71,8 @@ static const struct hlm_json_field stage_fields[] = {
      .table = &recompute_table,
      .doc = "layers by recompute mode; full ones come first"},
     {0}};
-static const struct hlm_json_table stage_table = {"stage", sizeof(struct hlm_plan_stage),
-                                                  stage_fields};
+const struct hlm_json_table hlm_plan_stage_table = {"stage", sizeof(struct hlm_plan_stage),
+                                                    stage_fields};
 
 #define MEMORY(kind, text)                                                                         \
     {.name = text,                                                                                 \
@@ -105,8 +105,8 @@ static const struct hlm_json_field memory_fields[] = {
      .max = 9e15,
      .doc = "memory of the device"},
     {0}};
-static const struct hlm_json_table memory_table = {"memory", sizeof(struct hlm_stage_memory),
-                                                   memory_fields};
+const struct hlm_json_table hlm_stage_memory_table = {"memory", sizeof(struct hlm_stage_memory),
+                                                      memory_fields};
 
 static const struct hlm_json_field node_fields[] = {
     {.name = "name",
@@ -142,8 +142,8 @@ static const struct hlm_json_field interval_fields[] = {
      .flags = HLM_FIELD_REQUIRED,
      .doc = "seconds"},
     {0}};
-static const struct hlm_json_table interval_table = {"interval", sizeof(struct hlm_plan_interval),
-                                                     interval_fields};
+const struct hlm_json_table hlm_plan_interval_table = {"interval", sizeof(struct hlm_plan_interval),
+                                                       interval_fields};
 
 #define PREDICTION(member) .offset = offsetof(struct hlm_plan_prediction, member)
 static const struct hlm_json_field prediction_fields[] = {
@@ -178,13 +178,13 @@ static const struct hlm_json_field prediction_fields[] = {
      PREDICTION(memory),
      .count_offset = offsetof(struct hlm_plan_prediction, num_memory),
      .flags = HLM_FIELD_REQUIRED,
-     .table = &memory_table,
+     .table = &hlm_stage_memory_table,
      .doc = "bytes per stage and rank"},
     {.name = "interval",
      .type = HLM_JSON_OBJECT,
      PREDICTION(interval),
      .flags = HLM_FIELD_REQUIRED,
-     .table = &interval_table,
+     .table = &hlm_plan_interval_table,
      .doc = "step time within the spread of the profile's fits"},
     {0}};
 static const struct hlm_json_table prediction_table = {
@@ -308,7 +308,7 @@ static const struct hlm_json_field runner_fields[] = {
      RUNNER(stages),
      .count_offset = offsetof(struct hlm_plan_runner_up, num_stages),
      .flags = HLM_FIELD_REQUIRED,
-     .table = &stage_table,
+     .table = &hlm_plan_stage_table,
      .doc = "its placement of layers"},
     {.name = "step_time_s",
      .type = HLM_JSON_DOUBLE,
@@ -375,7 +375,7 @@ static const struct hlm_json_field plan_fields[] = {
      .flags = HLM_FIELD_REQUIRED,
      .min = 1,
      .max = 1e5,
-     .table = &stage_table,
+     .table = &hlm_plan_stage_table,
      .doc = "placement of the layers"},
     {.name = "rank_map",
      .type = HLM_JSON_INTS,
@@ -427,7 +427,7 @@ static const struct hlm_json_field stage_list_fields[] = {
      .offset = offsetof(struct stage_list, stages),
      .count_offset = offsetof(struct stage_list, num_stages),
      .flags = HLM_FIELD_REQUIRED,
-     .table = &stage_table,
+     .table = &hlm_plan_stage_table,
      .doc = "placement of the layers"},
     {0}};
 static const struct hlm_json_table stage_list_table = {"stages", sizeof(struct stage_list),

@@ -160,7 +160,8 @@ static struct hlm_time_node branch(struct hlm_arena *arena, const char *name,
 
 static bool part_is_compute(enum hlm_part part)
 {
-    return part != HLM_PART_TP_COMM && part != HLM_PART_EP_COMM;
+    return part != HLM_PART_TP_COMM && part != HLM_PART_EP_COMM && part != HLM_PART_DP_COMM &&
+           part != HLM_PART_CP_COMM;
 }
 
 static struct hlm_time_node compute_node(struct hlm_arena *arena, const char *name,
@@ -206,18 +207,25 @@ static struct hlm_time_node make_parts(const struct pricing *pricing)
     const struct hlm_time_node tensor[] = {
         leaf("forward_s", m * cost->forward.part[HLM_PART_TP_COMM]),
         leaf("backward_s", m * cost->backward.part[HLM_PART_TP_COMM])};
+    const struct hlm_time_node context[] = {
+        leaf("forward_s", m * cost->forward.part[HLM_PART_CP_COMM]),
+        leaf("backward_s", m * cost->backward.part[HLM_PART_CP_COMM])};
     const struct hlm_time_node expert[] = {
         leaf("forward_s", m * cost->forward.part[HLM_PART_EP_COMM]),
         leaf("backward_s", m * cost->backward.part[HLM_PART_EP_COMM])};
     const struct hlm_time_node pipeline[] = {leaf("bubble_s", idle_s - ran->wait_transfer_s),
                                              leaf("transfer_s", ran->wait_transfer_s)};
-    const struct hlm_time_node data[] = {leaf("reduce_s", reduce_s), leaf("sync_s", sync_s)};
+    const struct hlm_time_node data[] = {
+        leaf("forward_s", m * cost->forward.part[HLM_PART_DP_COMM]),
+        leaf("backward_s", m * cost->backward.part[HLM_PART_DP_COMM]), leaf("reduce_s", reduce_s),
+        leaf("sync_s", sync_s)};
     const struct hlm_time_node parts[] = {compute_node(arena, "forward", &cost->forward, m),
                                           compute_node(arena, "backward", &cost->backward, m),
                                           branch(arena, "tensor_parallel", tensor, 2),
+                                          branch(arena, "context_parallel", context, 2),
                                           branch(arena, "expert_parallel", expert, 2),
                                           branch(arena, "pipeline", pipeline, 2),
-                                          branch(arena, "data_parallel", data, 2),
+                                          branch(arena, "data_parallel", data, 4),
                                           leaf("optimizer", optimizer_s)};
     struct hlm_time_node step =
         branch(arena, "step", parts, (int32_t)(sizeof(parts) / sizeof(parts[0])));
@@ -238,7 +246,9 @@ static double spread_frac(const struct pricing *pricing)
         gemm = fmax(gemm, row->gemm[i].source.spread_frac);
     }
     for (int32_t i = 0; i < row->num_attention; i++) {
-        attention = fmax(attention, row->attention[i].source.spread_frac);
+        const struct hlm_attention_curve *curve = &row->attention[i];
+        attention = curve->kernel == HLM_ATTENTION_BEST ? fmax(attention, curve->source.spread_frac)
+                                                        : attention;
     }
     const int32_t rank = hlm_plan_critical_rank(pricing->simulation);
     const struct hlm_stage_cost *cost = &pricing->simulation->stages[rank];

@@ -5,6 +5,9 @@
 
 /* ---- the JSON kind ---- */
 
+/* 32 years, as whole nanoseconds well within 64 bits. */
+#define MAX_SECONDS 1e9
+
 static const struct hlm_json_field event_fields[] = {
     {.name = "action",
      .type = HLM_JSON_STRING,
@@ -15,16 +18,22 @@ static const struct hlm_json_field event_fields[] = {
      .type = HLM_JSON_DOUBLE,
      .offset = offsetof(struct hlm_timeline_event, start_s),
      .flags = HLM_FIELD_REQUIRED,
+     .min = 0,
+     .max = MAX_SECONDS,
      .doc = "Start, seconds since the start of the step."},
     {.name = "end_s",
      .type = HLM_JSON_DOUBLE,
      .offset = offsetof(struct hlm_timeline_event, end_s),
      .flags = HLM_FIELD_REQUIRED,
+     .min = 0,
+     .max = MAX_SECONDS,
      .doc = "End, seconds since the start of the step."},
     {.name = "cpu_s",
      .type = HLM_JSON_DOUBLE,
      .offset = offsetof(struct hlm_timeline_event, cpu_s),
      .flags = HLM_FIELD_OMIT_DEFAULT,
+     .min = 0,
+     .max = MAX_SECONDS,
      .doc = "Seconds of CPU time of the thread that ran it; absent where not measured."},
     {0}};
 static const struct hlm_json_table event_table = {"timeline_event",
@@ -35,11 +44,15 @@ static const struct hlm_json_field memory_fields[] = {
      .type = HLM_JSON_DOUBLE,
      .offset = offsetof(struct hlm_timeline_memory, at_s),
      .flags = HLM_FIELD_REQUIRED,
+     .min = 0,
+     .max = MAX_SECONDS,
      .doc = "Moment, seconds since the start of the step."},
     {.name = "bytes",
      .type = HLM_JSON_INT64,
      .offset = offsetof(struct hlm_timeline_memory, bytes),
      .flags = HLM_FIELD_REQUIRED,
+     .min = 0,
+     .max = 9e15,
      .doc = "Bytes held from that moment on."},
     {0}};
 static const struct hlm_json_table memory_table = {
@@ -81,6 +94,8 @@ static const struct hlm_json_field timeline_fields[] = {
      .type = HLM_JSON_DOUBLE,
      .offset = offsetof(struct hlm_timeline, step_s),
      .flags = HLM_FIELD_REQUIRED,
+     .min = 0,
+     .max = MAX_SECONDS,
      .doc = "Seconds of the whole step."},
     {.name = "ranks",
      .type = HLM_JSON_ARRAY,

@@ -132,6 +132,19 @@ static void test_grouped_gemm_fills_waves_together(void **state)
     const struct hlm_op one = gemm(HLM_DTYPE_BF16, HLM_GEMM_TN, 256, 256, 1024);
     assert_true(hlm_kernel_seconds(&device, &grouped) < 8.0 * hlm_kernel_seconds(&device, &one));
     assert_true(hlm_kernel_seconds(&device, &grouped) > hlm_kernel_seconds(&device, &one));
+    /* At half the rate for groups the compute takes twice as long, a single product as before. */
+    struct hlm_gemm_curve slow = {
+        .layout = HLM_GEMM_ANY, .flops_per_s = 50e12, .bytes_per_s = 1e12};
+    const struct hlm_device_dtype row = {
+        .dtype = HLM_DTYPE_BF16, .peak_flops_per_s = 100e12, .gemm = &slow, .num_gemm = 1};
+    struct hlm_device linear = device;
+    linear.dtypes = &row;
+    linear.num_dtypes = 1;
+    const double single_s = hlm_kernel_seconds(&linear, &one);
+    const double group_s = hlm_kernel_seconds(&linear, &grouped);
+    slow.grouped_frac = 0.5;
+    check_close(hlm_kernel_seconds(&linear, &grouped), group_s + grouped.flops / 50e12, 1e-12);
+    assert_true(hlm_kernel_seconds(&linear, &one) == single_s);
     /* Weight gradients: the experts share the reduction. */
     struct hlm_op nt = gemm(HLM_DTYPE_BF16, HLM_GEMM_NT, 256, 256, 8192);
     nt.kind = HLM_OP_GROUPED_GEMM;
@@ -219,9 +232,10 @@ static void test_attention_curve_is_the_nearest(void **state)
         {.causal = true, .flops_per_s = 1e12},
         {.causal = true, .keeps_probs = true, .flops_per_s = 2e12},
         {.backward = true, .causal = true, .keeps_probs = true, .flops_per_s = 4e12},
+        {.causal = true, .kernel = HLM_ATTENTION_FLASH_1, .flops_per_s = 8e12},
     };
     const struct hlm_device_dtype row = {
-        .dtype = HLM_DTYPE_BF16, .peak_flops_per_s = 100e12, .attention = rows, .num_attention = 3};
+        .dtype = HLM_DTYPE_BF16, .peak_flops_per_s = 100e12, .attention = rows, .num_attention = 4};
     const struct hlm_device cpu = {.backend = HLM_BACKEND_CPU,
                                    .dtypes = &row,
                                    .num_dtypes = 1,
@@ -232,6 +246,11 @@ static void test_attention_curve_is_the_nearest(void **state)
     check_close(hlm_kernel_seconds(&cpu, &op), op.flops / 2e12, 1e-12);
     op.causal = false;
     check_close(hlm_kernel_seconds(&cpu, &op), op.flops / 2e12, 1e-12);
+    op = attend(HLM_OP_ATTENTION_FWD, 4, 128, 128);
+    op.attention_kernel = HLM_ATTENTION_FLASH_2; /* no curve: the best serves */
+    check_close(hlm_kernel_seconds(&cpu, &op), op.flops / 1e12, 1e-12);
+    op.attention_kernel = HLM_ATTENTION_FLASH_1;
+    check_close(hlm_kernel_seconds(&cpu, &op), op.flops / 8e12, 1e-12);
     op = attend(HLM_OP_ATTENTION_BWD, 4, 128, 128);
     check_close(hlm_kernel_seconds(&cpu, &op), op.flops / 4e12, 1e-12);
 }

@@ -335,19 +335,124 @@ static void refusals_name_the_feature(void **state)
     assert_non_null(strstr(hlm_lowering_refusal(&model, &strategy), "mixture of experts"));
 }
 
+static const struct hlm_op *find_op(const struct hlm_op *ops, int32_t num, enum hlm_op_kind kind)
+{
+    for (int32_t i = 0; i < num; i++) {
+        if (ops[i].kind == kind) {
+            return &ops[i];
+        }
+    }
+    return NULL;
+}
+
+/* Each rank has its part of the rows, and of the scores. */
+static void context_ranks_cut_the_rows(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct hlm_err err;
+    const struct hlm_model model = tiny_model(TINY_LLAMA);
+    struct hlm_strategy strategy = tiny_strategy(&model, 1, false, HLM_LOWERING_MEGATRON);
+    const struct hlm_lowering_input input = {&model, &strategy, HLM_BACKEND_CUDA, 0, 0, false};
+    const struct hlm_block *blocks[2];
+    for (int32_t i = 0; i < 2; i++) {
+        strategy.cp = 1 + i;
+        check_ok(hlm_lowering_block(arena, &input, HLM_BLOCK_DENSE, HLM_RECOMPUTE_FULL, &blocks[i],
+                                    &err),
+                 &err);
+        hlm_block_check(blocks[i]);
+    }
+    assert_int_equal(blocks[0]->activation_rows, 2 * blocks[1]->activation_rows);
+    const struct hlm_op *whole =
+        find_op(blocks[0]->forward, blocks[0]->num_forward, HLM_OP_ATTENTION_FWD);
+    const struct hlm_op *cut =
+        find_op(blocks[1]->forward, blocks[1]->num_forward, HLM_OP_ATTENTION_FWD);
+    check_close(cut->flops, whole->flops / 2.0, 1e-12);
+    assert_int_equal(cut->context_ranks, 2);
+    strategy.lowering = HLM_LOWERING_HLMPLAN;
+    assert_non_null(strstr(hlm_lowering_refusal(&model, &strategy), "context parallelism"));
+    hlm_arena_free(arena);
+}
+
+/* The sets of older frameworks differ in attention and its memory. */
+static void older_sets_have_their_attention(void **state)
+{
+    (void)state;
+    static const struct {
+        enum hlm_lowering lowering;
+        enum hlm_attention_kernel kernel;
+        bool keeps_probs, overlaps_dp;
+    } sets[] = {{HLM_LOWERING_MEGATRON, HLM_ATTENTION_BEST, false, true},
+                {HLM_LOWERING_MEGATRON_2023, HLM_ATTENTION_FLASH_2, false, false},
+                {HLM_LOWERING_MEGATRON_2021, HLM_ATTENTION_BEST, true, false},
+                {HLM_LOWERING_PYTORCH, HLM_ATTENTION_FLASH_2, false, true},
+                {HLM_LOWERING_PYTORCH_2023, HLM_ATTENTION_FLASH_1, false, true}};
+    struct hlm_arena *arena = hlm_arena_new();
+    struct hlm_err err;
+    const struct hlm_model model = tiny_model(TINY_GPT);
+    for (size_t i = 0; i < sizeof sets / sizeof sets[0]; i++) {
+        const struct hlm_strategy strategy = tiny_strategy(&model, 2, false, sets[i].lowering);
+        const struct hlm_lowering_input input = {&model, &strategy, HLM_BACKEND_CUDA, 0, 0, false};
+        for (int mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
+            const struct hlm_block *block = NULL;
+            check_ok(hlm_lowering_block(arena, &input, HLM_BLOCK_DENSE, (enum hlm_recompute)mode,
+                                        &block, &err),
+                     &err);
+            hlm_block_check(block);
+            const struct hlm_op *op =
+                find_op(block->backward, block->num_backward, HLM_OP_ATTENTION_BWD);
+            assert_int_equal(op->attention_kernel, sets[i].kernel);
+            assert_int_equal(op->operands[4] >= 0, sets[i].keeps_probs);
+            /* Selective recompute of the Megatron sets repeats attention alone. */
+            const bool repeats =
+                find_op(block->backward, block->num_backward, HLM_OP_ATTENTION_FWD) != NULL;
+            const bool megatron = sets[i].lowering <= HLM_LOWERING_MEGATRON_2021;
+            assert_int_equal(repeats, mode == HLM_RECOMPUTE_FULL ||
+                                          (mode == HLM_RECOMPUTE_SELECTIVE && megatron));
+        }
+        assert_int_equal(hlm_lowering_framework(sets[i].lowering)->overlaps_dp,
+                         sets[i].overlaps_dp);
+    }
+    hlm_arena_free(arena);
+}
+
+/* Formats of one byte are those of products alone. */
+static void fp8_is_for_products(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct hlm_err err;
+    const struct hlm_model model = tiny_model(TINY_GPT);
+    struct hlm_strategy strategy = tiny_strategy(&model, 1, false, HLM_LOWERING_MEGATRON);
+    strategy.dtype = HLM_DTYPE_FP8;
+    const struct hlm_lowering_input input = {&model, &strategy, HLM_BACKEND_CUDA, 0, 0, false};
+    const struct hlm_block *block = NULL;
+    check_ok(hlm_lowering_block(arena, &input, HLM_BLOCK_DENSE, HLM_RECOMPUTE_NONE, &block, &err),
+             &err);
+    for (int32_t i = 0; i < block->num_forward; i++) {
+        const struct hlm_op *op = &block->forward[i];
+        assert_int_equal(op->dtype, op->kind == HLM_OP_GEMM ? HLM_DTYPE_FP8 : HLM_DTYPE_BF16);
+        if (op->kind == HLM_OP_GEMM) {
+            const double m = (double)op->m, n = (double)op->n, k = (double)op->k;
+            check_close(op->bytes, m * k + n * k + 2.0 * m * n, 1e-12);
+        }
+    }
+    hlm_arena_free(arena);
+}
+
 static void what_no_set_expresses_is_an_error(void **state)
 {
     (void)state;
-    const struct hlm_model model = tiny_model(TINY_GPT);
-    struct hlm_strategy strategy = tiny_strategy(&model, 1, false, HLM_LOWERING_MEGATRON);
-    strategy.cp = 2;
+    struct hlm_model model = tiny_model(TINY_DEEPSEEK);
+    const struct hlm_strategy strategy = tiny_strategy(&model, 1, false, HLM_LOWERING_MEGATRON);
+    model.mtp_layers = 2;
     const struct hlm_lowering_input input = {&model, &strategy, HLM_BACKEND_CUDA, 0, 0, false};
     const struct hlm_block *block = NULL;
     struct hlm_arena *arena = hlm_arena_new();
     struct hlm_err err;
     check_fails(
         hlm_lowering_block(arena, &input, HLM_BLOCK_DENSE, HLM_RECOMPUTE_NONE, &block, &err),
-        HLM_NO, &err, "set megatron can't express context parallelism");
+        HLM_NO, &err, "set megatron can't express more than one multi-token-prediction layer");
     assert_null(block);
     hlm_arena_free(arena);
 }
@@ -368,6 +473,9 @@ int main(void)
         cmocka_unit_test(the_loss_is_counted_on_one_tp_rank),
         cmocka_unit_test(padded_vocabulary_is_cut_with_its_real_columns),
         cmocka_unit_test(refusals_name_the_feature),
+        cmocka_unit_test(context_ranks_cut_the_rows),
+        cmocka_unit_test(older_sets_have_their_attention),
+        cmocka_unit_test(fp8_is_for_products),
         cmocka_unit_test(what_no_set_expresses_is_an_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

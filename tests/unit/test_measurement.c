@@ -127,14 +127,29 @@ static void test_relations(void **state)
                 "$.timeline.ranks[0].rank");
 }
 
+static void test_step_numbers(void **state)
+{
+    struct hlm_err err;
+    const struct hlm_measurement *read = NULL;
+    struct hlm_measured_step renumbered[5];
+    memcpy(renumbered, steps, sizeof renumbered);
+    renumbered[3].step = 0;
+    struct hlm_measurement measurement = example();
+    measurement.steps = renumbered;
+    check_fails(write_and_read(*state, &measurement, &read, &err), HLM_INPUT, &err,
+                "$.steps[3].step: expected 3, found 0");
+}
+
 static void test_events(void **state)
 {
     struct hlm_err err;
     const struct hlm_measurement *read = NULL;
     static const struct hlm_timeline_event unknown = {.action = "0X0", .end_s = 1.0};
     static const struct hlm_timeline_event backwards = {.action = "0F0", .start_s = 2, .end_s = 1};
+    static const struct hlm_timeline_event early = {.action = "0F0", .start_s = -1, .end_s = 1};
     const struct hlm_timeline_rank ranks[] = {{.events = &unknown, .num_events = 1},
-                                              {.events = &backwards, .num_events = 1}};
+                                              {.events = &backwards, .num_events = 1},
+                                              {.events = &early, .num_events = 1}};
     struct hlm_measurement measurement = example();
     measurement.timeline.ranks = &ranks[0];
     check_fails(write_and_read(*state, &measurement, &read, &err), HLM_INPUT, &err,
@@ -142,6 +157,9 @@ static void test_events(void **state)
     measurement.timeline.ranks = &ranks[1];
     check_fails(write_and_read(*state, &measurement, &read, &err), HLM_INPUT, &err,
                 "$.timeline.ranks[0].events[0].end_s");
+    measurement.timeline.ranks = &ranks[2];
+    check_fails(write_and_read(*state, &measurement, &read, &err), HLM_INPUT, &err,
+                "$.timeline.ranks[0].events[0].start_s");
 }
 
 int main(void)
@@ -152,6 +170,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_read, enter, leave),
         cmocka_unit_test_setup_teardown(test_other_plan, enter, leave),
         cmocka_unit_test_setup_teardown(test_relations, enter, leave),
+        cmocka_unit_test_setup_teardown(test_step_numbers, enter, leave),
         cmocka_unit_test_setup_teardown(test_events, enter, leave),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

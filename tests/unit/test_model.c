@@ -142,6 +142,10 @@ static void missing_sizes_are_named(void **state)
     const char *no_length =
         hlm_arena_printf(arena, "%s, \"num_heads\": 6, \"vocab_size\": 9", sizes);
     check_fails(load(arena, no_length, &model, &err), HLM_INPUT, &err, "$.seq_len");
+    const char too_large[] = "\"name\": \"x\", \"hidden_size\": 1048576, \"num_layers\": 1000, "
+                             "\"num_heads\": 64, \"vocab_size\": 9, \"seq_len\": 8";
+    check_fails(load(arena, too_large, &model, &err), HLM_INPUT, &err,
+                "expected at most 1e+15 parameters, found 1.3");
     hlm_arena_free(arena);
 }
 

@@ -1,0 +1,82 @@
+/* The gates in front of the CUDA module, as far as they can be shut without it. Where the module
+ * was built, tests/gpu/test_cuda_module.c goes on. */
+#include <dlfcn.h>
+
+#include "tests/support/check.h"
+
+#include "exec/cuda_loader.h"
+
+/* A library that every machine has, in place of one that it may lack. */
+static const char any_library[] = "libm.so.6";
+
+static void check_shut(const struct hlm_cuda_loader *loader, enum hlm_cuda_gate expected,
+                       const char *text)
+{
+    struct hlm_err err = {0};
+    struct hlm_cuda cuda = {.num_devices = 17};
+    enum hlm_cuda_gate gate = HLM_NUM_CUDA_GATES;
+    check_fails(hlm_cuda_open(loader, &cuda, &gate, &err), HLM_ENV, &err, text);
+    assert_int_equal(gate, expected);
+    assert_non_null(strstr(err.text, hlm_cuda_gate_texts[expected]));
+    assert_null(cuda.module);
+    assert_int_equal(cuda.num_devices, 17);
+    check_fails(hlm_cuda_open(loader, &cuda, NULL, &err), HLM_ENV, &err, text);
+}
+
+static void test_no_driver(void **state)
+{
+    (void)state;
+    const struct hlm_cuda_loader loader = {.driver = "libcuda-of-no-machine.so.1",
+                                           .module = any_library};
+    check_shut(&loader, HLM_CUDA_GATE_DRIVER,
+               "no CUDA: the NVIDIA driver's library: libcuda-of-no-machine.so.1: cannot open "
+               "shared object file");
+}
+
+static void test_this_machine(void **state)
+{
+    (void)state;
+    void *driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+    if (driver != NULL) {
+        dlclose(driver);
+        skip();
+    }
+    const struct hlm_cuda_loader loader = {0};
+    check_shut(&loader, HLM_CUDA_GATE_DRIVER, "libcuda.so.1: cannot open shared object file");
+}
+
+static void test_no_module(void **state)
+{
+    (void)state;
+    const struct hlm_cuda_loader loader = {.driver = any_library,
+                                           .module = "/nowhere/libhlmplan_cuda.so"};
+    check_shut(&loader, HLM_CUDA_GATE_MODULE,
+               "no CUDA: the CUDA module: /nowhere/libhlmplan_cuda.so: cannot open shared object "
+               "file");
+}
+
+/* No module beside the tests' programs, nor where the dynamic linker looks. */
+static void test_no_module_beside(void **state)
+{
+    (void)state;
+    const struct hlm_cuda_loader loader = {.driver = any_library};
+    check_shut(&loader, HLM_CUDA_GATE_MODULE, "libhlmplan_cuda.so: cannot open");
+}
+
+static void test_other_library(void **state)
+{
+    (void)state;
+    const struct hlm_cuda_loader loader = {.driver = any_library, .module = any_library};
+    check_shut(&loader, HLM_CUDA_GATE_VERSION,
+               "no CUDA: the CUDA module's version: it has no function hlm_cuda_module");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_no_driver),     cmocka_unit_test(test_this_machine),
+        cmocka_unit_test(test_no_module),     cmocka_unit_test(test_no_module_beside),
+        cmocka_unit_test(test_other_library),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
