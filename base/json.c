@@ -121,6 +121,41 @@ enum hlm_status hlm_json_read_file(struct hlm_arena *arena, const char *path,
                               out, err);
 }
 
+static enum hlm_status read_list(const struct hlm_json_reader *reader, const cJSON *root,
+                                 const struct hlm_json_table *table, struct hlm_json_list *out)
+{
+    const struct hlm_json_place top = {.up = NULL};
+    if (!cJSON_IsArray(root)) {
+        return hlm_json_fail_found(reader, &top, "an array", root);
+    }
+    const int num = cJSON_GetArraySize(root);
+    char *objects = hlm_arena_alloc(reader->arena, (size_t)num, table->struct_size);
+    const char **errors = HLM_ARENA_ARRAY(reader->arena, const char *, num);
+    struct hlm_json_place at = {.up = &top};
+    for (const cJSON *child = root->child; child != NULL; child = child->next, at.index++) {
+        struct hlm_err own = {.status = HLM_OK};
+        const struct hlm_json_reader element = {reader->arena, reader->name, &own};
+        if (hlm_json_read_object(&element, &at, table, child,
+                                 objects + (size_t)at.index * table->struct_size) != HLM_OK) {
+            errors[at.index] = hlm_arena_strdup(reader->arena, own.text);
+        }
+    }
+    *out = (struct hlm_json_list){objects, errors, num};
+    return HLM_OK;
+}
+
+enum hlm_status hlm_json_read_list(struct hlm_arena *arena, const char *name, const char *text,
+                                   size_t length, const struct hlm_json_table *table,
+                                   struct hlm_json_list *out, struct hlm_err *err)
+{
+    cJSON *root = NULL;
+    HLM_TRY(parse(arena, name, text, length, false, &root, err));
+    const struct hlm_json_reader reader = {arena, name, err};
+    const enum hlm_status status = read_list(&reader, root, table, out);
+    cJSON_Delete(root);
+    return status;
+}
+
 enum hlm_status hlm_json_peek_kind(struct hlm_arena *arena, const char *name, const char *text,
                                    size_t length, const char **out_kind, struct hlm_err *err)
 {

@@ -45,8 +45,14 @@ enum {
     HLM_FIELD_REQUIRED = 1,
     HLM_FIELD_META = 2, /* left out of digests: what varies between equal runs */
     HLM_FIELD_OMIT_DEFAULT =
-        4 /* not written when it equals its default (absent object, empty array, or `def`) */
+        4, /* not written when it equals its default (absent object, empty array, or `def`) */
+    HLM_FIELD_NULLABLE = 8, /* null stands for the default */
+    HLM_FIELD_OR_BOOL = 16, /* a number for which true and false stand too, as 1 and 0 */
+    HLM_FIELD_OR_ONE = 32   /* an array of strings for which one string may stand */
 };
+
+/* A row of this name lets keys without a row of their own by: for files that others write. */
+#define HLM_JSON_OTHER_KEYS "*"
 
 struct hlm_json_field {
     const char *name;
@@ -79,6 +85,20 @@ HLM_MUST_CHECK enum hlm_status hlm_json_read_text(struct hlm_arena *arena, const
                                                   const char *text, size_t length,
                                                   const struct hlm_json_table *table, void *out,
                                                   struct hlm_err *err);
+
+/* A file that others write: an array of objects of a table, without schema and version. One element
+ * that deviates does not spoil the file: errors[i] is then its message (else NULL), and its object
+ * holds what stands in front of the deviation. objects: [num] structs of the table's size.
+ * HLM_INPUT: no JSON array. */
+struct hlm_json_list {
+    const void *objects;
+    const char *const *errors;
+    int32_t num;
+};
+HLM_MUST_CHECK enum hlm_status hlm_json_read_list(struct hlm_arena *arena, const char *name,
+                                                  const char *text, size_t length,
+                                                  const struct hlm_json_table *table,
+                                                  struct hlm_json_list *out, struct hlm_err *err);
 
 /* What is the value of "schema" in this text: the kind after "hlmplan.", or NULL where the text is
  * not a JSON object or has no such key (for telling a model file from a Hugging Face config).

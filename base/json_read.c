@@ -201,6 +201,9 @@ static void set_defaults(const struct hlm_json_table *table, struct hlm_arena *a
 
 bool hlm_json_number_fits(const struct hlm_json_field *field, const cJSON *item)
 {
+    if ((field->flags & HLM_FIELD_OR_BOOL) != 0 && cJSON_IsBool(item)) {
+        return true;
+    }
     if (!cJSON_IsNumber(item) || !isfinite(item->valuedouble)) {
         return false;
     }
@@ -302,6 +305,12 @@ static enum hlm_status read_array(const struct hlm_json_reader *reader,
                                   const struct hlm_json_field *field, const cJSON *item,
                                   void *object)
 {
+    if (cJSON_IsString(item) && (field->flags & HLM_FIELD_OR_ONE) != 0) {
+        const char **one = HLM_ARENA_NEW(reader->arena, const char *);
+        *one = hlm_arena_strdup(reader->arena, item->valuestring);
+        set_array(field, object, one, 1);
+        return HLM_OK;
+    }
     if (!cJSON_IsArray(item)) {
         return hlm_json_fail_field(reader, place, field, item);
     }
@@ -327,6 +336,10 @@ static enum hlm_status read_value(const struct hlm_json_reader *reader,
                                   const struct hlm_json_field *field, const cJSON *item,
                                   void *object)
 {
+    if (cJSON_IsNull(item) && (field->flags & HLM_FIELD_NULLABLE) != 0) {
+        set_default(field, reader->arena, object);
+        return HLM_OK;
+    }
     switch (field->type) {
     case HLM_JSON_BOOL:
         if (!cJSON_IsBool(item)) {
@@ -340,7 +353,8 @@ static enum hlm_status read_value(const struct hlm_json_reader *reader,
         if (!hlm_json_number_fits(field, item)) {
             return hlm_json_fail_field(reader, place, field, item);
         }
-        set_number(field, object, item->valuedouble);
+        set_number(field, object,
+                   cJSON_IsBool(item) ? (double)cJSON_IsTrue(item) : item->valuedouble);
         return HLM_OK;
     case HLM_JSON_STRING:
         return read_string(reader, place, field, item, object);
@@ -379,7 +393,7 @@ static enum hlm_status read_absent(const struct hlm_json_reader *reader,
 {
     for (int i = 0; table->fields[i].name != NULL; i++) {
         const struct hlm_json_field *field = &table->fields[i];
-        if (seen[i]) {
+        if (seen[i] || strcmp(field->name, HLM_JSON_OTHER_KEYS) == 0) {
             continue;
         }
         if ((field->flags & HLM_FIELD_REQUIRED) != 0) {
@@ -410,7 +424,8 @@ enum hlm_status hlm_json_read_object(const struct hlm_json_reader *reader,
     bool seen[MAX_FIELDS] = {false};
     for (const cJSON *child = item->child; child != NULL; child = child->next) {
         const int i = find_field(table, child->string);
-        if (i < 0 && is_header_key(place, child->string)) {
+        if (i < 0 && (is_header_key(place, child->string) ||
+                      find_field(table, HLM_JSON_OTHER_KEYS) >= 0)) {
             continue;
         }
         if (i < 0) {

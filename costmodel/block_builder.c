@@ -19,7 +19,7 @@ void hlm_builder_init(struct hlm_builder *builder, struct hlm_arena *arena,
     builder->kind = kind;
     builder->recompute = recompute;
     builder->prefix = NULL;
-    builder->rows = strategy->microbatch_size * strategy->seq_len;
+    builder->rows = strategy->microbatch_size * strategy->seq_len / strategy->cp;
     builder->hidden = input->model->hidden_size;
     builder->tp = strategy->tp;
     builder->tp_rank = input->tp_rank;
@@ -46,7 +46,8 @@ static int32_t add_tensor(struct hlm_builder *builder, const struct hlm_tensor *
 int32_t hlm_builder_tensor(struct hlm_builder *builder, const char *name, enum hlm_tensor_role role,
                            int64_t rows, int64_t cols)
 {
-    const struct hlm_tensor tensor = {name, role, builder->strategy->dtype, rows, cols, -1};
+    const struct hlm_tensor tensor = {name, role, hlm_dtype_storage(builder->strategy->dtype),
+                                      rows, cols, -1};
     return add_tensor(builder, &tensor, HLM_REMAKE_NEVER);
 }
 
@@ -74,8 +75,9 @@ static int32_t add_param(struct hlm_builder *builder, const char *name, struct h
     param.name = builder->prefix == NULL
                      ? name
                      : hlm_arena_printf(builder->arena, "%s%s", builder->prefix, name);
-    const struct hlm_tensor value = {param.name, HLM_TENSOR_PARAM, strategy->dtype,
-                                     param.rows, param.cols,       index};
+    const struct hlm_tensor value = {
+        param.name, HLM_TENSOR_PARAM, hlm_dtype_storage(strategy->dtype),
+        param.rows, param.cols,       index};
     const struct hlm_tensor grad = {param.name, HLM_TENSOR_GRAD, strategy->grad_dtype,
                                     param.rows, param.cols,      index};
     param.init_mean = 0.0;
@@ -130,7 +132,8 @@ int32_t hlm_builder_shared(struct hlm_builder *builder, const char *name, int64_
                            int64_t cols)
 {
     const struct hlm_strategy *strategy = builder->strategy;
-    const struct hlm_tensor value = {name, HLM_TENSOR_PARAM, strategy->dtype, rows, cols, -1};
+    const struct hlm_tensor value = {
+        name, HLM_TENSOR_PARAM, hlm_dtype_storage(strategy->dtype), rows, cols, -1};
     const struct hlm_tensor grad = {name, HLM_TENSOR_GRAD, strategy->grad_dtype, rows, cols, -1};
     const int32_t index = add_tensor(builder, &value, HLM_REMAKE_NEVER);
     add_tensor(builder, &grad, HLM_REMAKE_NEVER);
@@ -159,14 +162,17 @@ void hlm_builder_set_partial(struct hlm_builder *builder, int32_t tensor)
 static struct hlm_op make_op(const struct hlm_builder *builder, enum hlm_op_kind kind, int64_t m,
                              int64_t n, const int32_t *operands, enum hlm_op_part part)
 {
+    const enum hlm_dtype dtype = builder->strategy->dtype;
+    const bool product = kind == HLM_OP_GEMM || kind == HLM_OP_GROUPED_GEMM;
     struct hlm_op op = {
         .kind = kind,
         .part = part,
-        .dtype = builder->strategy->dtype,
+        .dtype = product ? dtype : hlm_dtype_storage(dtype),
         .m = m,
         .n = n,
         .batch = (int32_t)builder->strategy->microbatch_size,
         .seq_len = builder->strategy->seq_len,
+        .context_ranks = builder->strategy->cp,
     };
     const int32_t num_operands = hlm_op_num_operands(kind);
     for (int32_t i = 0; i < HLM_OP_MAX_OPERANDS; i++) {

@@ -27,9 +27,12 @@ enum hlm_remake {
 struct hlm_lowering_traits {
     unsigned drops[HLM_NUM_RECOMPUTES]; /* bits of enum hlm_remake; FULL drops everything */
     bool keeps_probs;                   /* unfused attention on backend cpu without recompute */
-    bool overlaps;    /* tp collectives of the backward run beside the GEMM that follows */
+    bool composes_attention; /* unfused attention everywhere, whose probabilities are scratch of it
+                              */
+    bool overlaps;           /* tp collectives of the backward run beside the GEMM that follows */
     bool repeats_all; /* full recompute also repeats the operators whose results nobody reads */
     bool fp32_logits;
+    enum hlm_attention_kernel attention_kernel; /* where it is fused */
 };
 
 enum {
@@ -55,7 +58,8 @@ struct hlm_builder {
     enum hlm_block_kind kind;
     enum hlm_recompute recompute;
     const char *prefix;       /* of parameter names, NULL: none */
-    int64_t rows, shard_rows; /* N; rows of the residual stream on this rank: Ns under sp, else N */
+    int64_t rows, shard_rows; /* N = b * s / cp; rows of the residual stream on this rank: Ns under
+                                 sp, else N */
     int64_t hidden;
     int32_t tp, tp_rank;
     bool sp;

@@ -194,14 +194,15 @@ static double waiting_ring(const struct hlm_cluster *cluster, int32_t device_gro
     return num_rounds(op) * (double)(shape.num_ranks - 1) * step_s;
 }
 
-static double all_to_all(const struct path *path, double bytes, struct hlm_group_shape shape)
+static double all_to_all(const struct path *path, double bytes, double crossing_frac,
+                         struct hlm_group_shape shape)
 {
     const double n = (double)shape.num_ranks, inside = (double)shape.ranks_per_node;
     const double outside = fmax(0.0, n - inside);
     const double latency_s =
         path->start_s + (inside - 1.0) * path->intra_hop_s + outside * path->inter_hop_s;
     const double intra_s = bytes * (inside - 1.0) / n / path->intra_bytes_per_s;
-    const double inter_s = bytes * outside / n * inside / path->net_bytes_per_s;
+    const double inter_s = crossing_frac * bytes * outside / n * inside / path->net_bytes_per_s;
     return latency_s + fmax(intra_s, inter_s);
 }
 
@@ -253,7 +254,7 @@ static double across_nodes(const struct hlm_cluster *cluster, int32_t device_gro
     }
     const struct path path = make_path(cluster, device_group, op, shape);
     if (op == HLM_ALL_TO_ALL) {
-        return all_to_all(&path, bytes, shape);
+        return all_to_all(&path, bytes, 1.0, shape);
     }
     double seconds = ring_across(&path, op, bytes, shape);
     if (op == HLM_ALL_REDUCE) {
@@ -282,4 +283,17 @@ double hlm_collective_seconds(const struct hlm_cluster *cluster, int32_t device_
         }
     }
     return across_nodes(cluster, device_group, op, bytes, shape);
+}
+
+double hlm_collective_dispatch_seconds(const struct hlm_cluster *cluster, int32_t device_group,
+                                       double bytes, int32_t copies, struct hlm_group_shape shape)
+{
+    const struct hlm_link *inter = hlm_cluster_inter_link(cluster, device_group, device_group);
+    if (copies <= 1 || shape.num_nodes <= 1 || steps_wait(inter)) {
+        return hlm_collective_seconds(cluster, device_group, HLM_ALL_TO_ALL, bytes, shape);
+    }
+    const double nodes = (double)shape.num_nodes, k = (double)copies;
+    const double crossing_frac = nodes * (1.0 - pow(1.0 - 1.0 / nodes, k)) / k;
+    const struct path path = make_path(cluster, device_group, HLM_ALL_TO_ALL, shape);
+    return all_to_all(&path, bytes, crossing_frac, shape);
 }

@@ -31,6 +31,12 @@
 double hlm_collective_seconds(const struct hlm_cluster *cluster, int32_t device_group,
                               enum hlm_collective op, double bytes, struct hlm_group_shape shape);
 
+/* An all-to-all of rows that go to `copies` ranks each, drawn at random: a row crosses to another
+ * node once, however many of its copies go there (DeepEP and HybridEP), so of the traffic between n
+ * nodes n (1 - (1 - 1/n)^copies) / copies is left. bytes counts all copies. */
+double hlm_collective_dispatch_seconds(const struct hlm_cluster *cluster, int32_t device_group,
+                                       double bytes, int32_t copies, struct hlm_group_shape shape);
+
 /* Bytes on the wire that a rank sends, over bytes: the factor above. */
 double hlm_collective_factor(enum hlm_collective op, int32_t num_ranks);
 

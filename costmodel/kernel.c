@@ -117,16 +117,19 @@ static double gemm_s(const struct hlm_device *device, const struct hlm_device_dt
     const double quantise_s =
         curve->quantise_bytes * (double)op->m * (double)op->k / device->memory.peak_bytes_per_s;
     const double memory_s = op->bytes / curve->bytes_per_s;
+    const bool grouped = op->kind == HLM_OP_GROUPED_GEMM && curve->grouped_frac > 0.0;
+    const double slowdown = grouped ? 1.0 / curve->grouped_frac : 1.0;
     if (curve->form == HLM_GEMM_FORM_LINEAR) {
-        return curve->t0_s + op->flops / curve->flops_per_s + memory_s + quantise_s;
+        return curve->t0_s + slowdown * op->flops / curve->flops_per_s + memory_s + quantise_s;
     }
     const struct product product = make_product(op);
-    const double compute_s = tile_compute_s(device, curve, row->peak_flops_per_s, &product);
+    const double compute_s =
+        slowdown * tile_compute_s(device, curve, row->peak_flops_per_s, &product);
     return curve->t0_s + norm_of(compute_s, memory_s, curve->power_p) + quantise_s;
 }
 
-/* The curve of this pass, mask and choice; failing that, of this pass and mask; of this pass; of the
- * other. */
+/* The curve of this pass, mask and choice; failing that, of this pass and mask; of this pass; of
+ * the other. */
 static const struct hlm_attention_curve *find_attention(const struct hlm_device_dtype *row,
                                                         const struct hlm_op *op)
 {
@@ -136,9 +139,12 @@ static const struct hlm_attention_curve *find_attention(const struct hlm_device_
     int best_score = -1;
     for (int32_t i = 0; i < row->num_attention; i++) {
         const struct hlm_attention_curve *curve = &row->attention[i];
-        const int score = (curve->backward == backward ? 4 : 0) +
-                          (curve->causal == op->causal ? 2 : 0) +
-                          (curve->keeps_probs == keeps_probs ? 1 : 0);
+        const int score = (curve->backward == backward ? 16 : 0) +
+                          (curve->causal == op->causal ? 8 : 0) +
+                          (curve->keeps_probs == keeps_probs ? 4 : 0) +
+                          (curve->kernel == op->attention_kernel ? 2
+                           : curve->kernel == HLM_ATTENTION_BEST ? 1
+                                                                 : 0);
         if (score > best_score) {
             best = curve;
             best_score = score;
@@ -156,20 +162,23 @@ static double attention_s(const struct hlm_device *device, const struct hlm_devi
     }
     const double seq_len = (double)op->seq_len;
     const double keys = op->window > 0 ? fmin(seq_len, (double)op->window) : seq_len;
+    /* With others on the sequence, one kernel for the keys of each of them. */
+    const double steps = op->context_ranks > 1 ? (double)op->context_ranks : 1.0;
     const double num_heads = (double)op->batch * (double)op->heads;
     const double dim_frac = fmin(1.0, (double)op->head_dim / 128.0);
     const double rate =
-        curve->flops_per_s * pow(dim_frac, curve->dim_exp) * keys / (keys + curve->s_half);
+        curve->flops_per_s * pow(dim_frac, curve->dim_exp) * keys / (keys + steps * curve->s_half);
     double compute_s = op->flops / rate;
     if (device->num_sms > 0) {
         /* Whole blocks of queries are computed, in waves over the multiprocessors. */
-        const double blocks = ceil_div(seq_len, ATTENTION_ROWS);
+        const double blocks = ceil_div(seq_len / steps, ATTENTION_ROWS);
         const double waves = blocks * num_heads / (double)device->num_sms;
-        compute_s *= blocks * ATTENTION_ROWS / seq_len * num_waves(waves, curve->wave_frac) / waves;
+        compute_s *=
+            blocks * ATTENTION_ROWS * steps / seq_len * num_waves(waves, curve->wave_frac) / waves;
     }
     const double memory_s = curve->bytes_per_s > 0.0 ? op->bytes / curve->bytes_per_s : 0.0;
-    return curve->t0_s + num_heads * curve->t_head_s + num_heads * seq_len * keys * curve->score_s +
-           norm_of(compute_s, memory_s, 3.0);
+    return steps * curve->t0_s + num_heads * curve->t_head_s +
+           num_heads * seq_len * keys / steps * curve->score_s + norm_of(compute_s, memory_s, 3.0);
 }
 
 /* Operators over slabs far larger than any cache, which all ranks of a machine run at once at the

@@ -9,13 +9,13 @@
  *        (a b / 32768)^depth))) + (q > 1 ? 4 m n q / bytes_per_s : 0),
  *   t = t0 + (tc^p + (bytes / bytes_per_s)^p)^(1/p), p = power_p.
  * Both forms: + quantise_bytes m k / peak memory rate. Grouped products: the tiles of all experts
- * together. Fitted to public tables of measured products (profiles/devices/, tests/oracle).
- * Attention: device.h; the curve of the pass, mask and choice to keep probabilities, else of the pass and
- * mask, else of the pass, else of the other pass;
- * with a window, its length instead of s. Memory-bound operators: the device's curve of that kind,
- * else t0 + bytes / bw. On a cpu, the optimizer's slab operators also take shared_memory_slowdown,
- * since all ranks of a machine run them at once. Without any measured number: roofline max(flops /
- * peak, bytes / peak bandwidth) + launch overhead.
+ * together, at grouped_frac of the rate. Fitted to public tables of measured products
+ * (profiles/devices/, tests/oracle). Attention: device.h; the curve of the pass, mask and choice to
+ * keep probabilities, else of the pass and mask, else of the pass, else of the other pass; with a
+ * window, its length instead of s. Memory-bound operators: the device's curve of that kind, else t0
+ * + bytes / bw. On a cpu, the optimizer's slab operators also take shared_memory_slowdown, since
+ * all ranks of a machine run them at once. Without any measured number: roofline max(flops / peak,
+ * bytes / peak bandwidth) + launch overhead.
  */
 #ifndef HLM_COSTMODEL_KERNEL_H
 #define HLM_COSTMODEL_KERNEL_H
@@ -30,8 +30,8 @@ double hlm_kernel_seconds(const struct hlm_device *device, const struct hlm_op *
 /* Number of kernels that the host launches for it (composed operators: more than one). */
 int32_t hlm_kernel_launches(const struct hlm_device *device, const struct hlm_op *op);
 
-/* The key of the operator's curve among the device's (hlm_op_curve): its kind's text, with the norm or
- * the activation behind a dot for these kinds. A literal. */
+/* The key of the operator's curve among the device's (hlm_op_curve): its kind's text, with the norm
+ * or the activation behind a dot for these kinds. A literal. */
 const char *hlm_kernel_curve_key(const struct hlm_op *op);
 
 #endif

@@ -15,6 +15,11 @@
  * In both sets gathered sequence-parallel inputs are not kept but gathered again from the kept
  * shard (with full recompute hlmplan uses those that the repeated forward has gathered, megatron
  * gathers once more). Dropout is neither priced nor run.
+ *
+ * Set `megatron-2021` is Megatron-LM and Megatron-DeepSpeed before fused attention (2020 to 2022,
+ * Narayanan et al. 2021, Korthikanti et al. 2022): attention composed of batched products, masked
+ * softmax and dropout, whose probabilities stay unless recomputed, and no collective beside
+ * compute. Recompute as megatron.
  */
 #ifndef HLM_COSTMODEL_LOWERING_H
 #define HLM_COSTMODEL_LOWERING_H
@@ -38,6 +43,21 @@ HLM_MUST_CHECK enum hlm_status
 hlm_lowering_block(struct hlm_arena *arena, const struct hlm_lowering_input *input,
                    enum hlm_block_kind kind, enum hlm_recompute recompute,
                    const struct hlm_block **out, struct hlm_err *err);
+
+/* What a framework does around the operators of its blocks. */
+struct hlm_framework {
+    bool splits_messages; /* each tp rank sends its part of a stage's output, and gathers the whole
+                             behind the receive (Narayanan et al. 2021, section 4.1) */
+    bool overlaps_dp; /* gradients are reduced beside the last backward, parameters gathered beside
+                         the first forward */
+    bool sends_rows_once; /* experts' exchange crosses nodes once per row (hlm_collective_dispatch)
+                           */
+    /* Host seconds per operator, over the device's launch overhead (one operator of eager PyTorch):
+     * module and autograd code, random states, and operators that our list has in one. */
+    double host_per_launch;
+    double step_host_s; /* host time of a step outside the passes: data, loss scale, logging */
+};
+const struct hlm_framework *hlm_lowering_framework(enum hlm_lowering lowering);
 
 /* What our executor can't run of a (model, strategy), by name ("mixture of experts"), or NULL. */
 const char *hlm_lowering_refusal(const struct hlm_model *model,

@@ -98,6 +98,7 @@ static void set_heads(const struct hlm_builder *builder, const struct hlm_attent
     op->v_head_dim = attention->v_head_dim;
     op->causal = hlm_model_is_causal(model);
     op->window = model->attention_window;
+    op->attention_kernel = builder->traits->attention_kernel;
     op->rotary = (int64_t)floor(model->rotary_frac * (double)model->head_dim / 2.0) * 2;
     op->rope_theta = model->rope_theta;
 }
@@ -136,11 +137,20 @@ static void qkv_forward(struct hlm_builder *builder, struct hlm_attention *atten
     }
 }
 
+/* On the CPU only where nothing is recomputed: else they would be made just to be dropped. */
+static bool keeps_probs(const struct hlm_builder *builder)
+{
+    return builder->traits->composes_attention ||
+           (builder->traits->keeps_probs && builder->input->backend == HLM_BACKEND_CPU &&
+            builder->recompute == HLM_RECOMPUTE_NONE);
+}
+
 int32_t hlm_attention_forward(struct hlm_builder *builder, struct hlm_attention *attention,
                               int32_t x)
 {
     const int64_t score_rows = builder->strategy->microbatch_size * attention->heads;
     const int64_t seq_len = builder->strategy->seq_len;
+    const int64_t own_len = seq_len / builder->strategy->cp;
     if (has_latent(builder->model)) {
         hlm_latent_forward(builder, attention, x);
     } else {
@@ -148,13 +158,12 @@ int32_t hlm_attention_forward(struct hlm_builder *builder, struct hlm_attention 
     }
     attention->context = hlm_builder_activation(builder, "context", HLM_REMAKE_NEVER, builder->rows,
                                                 attention->out_cols);
-    attention->lse = hlm_builder_fp32(builder, "lse", HLM_TENSOR_ACTIVATION, score_rows, seq_len);
+    attention->lse = hlm_builder_fp32(builder, "lse", HLM_TENSOR_ACTIVATION, score_rows, own_len);
     builder->remake[attention->lse] = HLM_REMAKE_ATTENTION;
     attention->probs = -1;
-    if (builder->traits->keeps_probs && builder->input->backend == HLM_BACKEND_CPU &&
-        builder->recompute == HLM_RECOMPUTE_NONE) {
-        attention->probs = hlm_builder_activation(builder, "probs", HLM_REMAKE_NEVER,
-                                                  score_rows * seq_len, seq_len);
+    if (keeps_probs(builder)) {
+        attention->probs = hlm_builder_activation(builder, "probs", HLM_REMAKE_ATTENTION,
+                                                  score_rows * own_len, seq_len);
     }
     set_heads(builder, attention,
               hlm_builder_forward(builder, HLM_OP_ATTENTION_FWD, builder->rows, attention->out_cols,

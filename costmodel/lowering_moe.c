@@ -55,8 +55,9 @@ static int32_t expert_tensor(struct hlm_builder *builder, const char *name, int6
     return hlm_builder_activation(builder, name, HLM_REMAKE_NEVER, rows, cols);
 }
 
-static void set_exchange(struct hlm_op *op)
+static void set_exchange(const struct hlm_moe *moe, struct hlm_op *op)
 {
+    op->k = moe->top_k;
     op->group = HLM_GROUP_EP;
     op->stream = HLM_STREAM_EP;
 }
@@ -70,7 +71,8 @@ static int32_t dispatch(struct hlm_builder *builder, const struct hlm_moe *moe, 
     if (builder->strategy->ep > 1) {
         const int32_t received = expert_tensor(builder, names[0], moe->sent_rows, hidden);
         const int32_t *operands = HLM_OPERANDS(rows, received);
-        set_exchange(backward ? hlm_builder_backward(builder, HLM_OP_ALL_TO_ALL, moe->sent_rows,
+        set_exchange(moe, backward
+                              ? hlm_builder_backward(builder, HLM_OP_ALL_TO_ALL, moe->sent_rows,
                                                      hidden, operands, HLM_PART_INPUT_GRAD)
                               : hlm_builder_forward(builder, HLM_OP_ALL_TO_ALL, moe->sent_rows,
                                                     hidden, operands));
@@ -108,7 +110,8 @@ static int32_t collect(struct hlm_builder *builder, const struct hlm_moe *moe, i
     if (builder->strategy->ep > 1) {
         const int32_t returned = expert_tensor(builder, names[1], moe->sent_rows, hidden);
         const int32_t *operands = HLM_OPERANDS(rows, returned);
-        set_exchange(backward ? hlm_builder_backward(builder, HLM_OP_ALL_TO_ALL, moe->sent_rows,
+        set_exchange(moe, backward
+                              ? hlm_builder_backward(builder, HLM_OP_ALL_TO_ALL, moe->sent_rows,
                                                      hidden, operands, HLM_PART_INPUT_GRAD)
                               : hlm_builder_forward(builder, HLM_OP_ALL_TO_ALL, moe->sent_rows,
                                                     hidden, operands));

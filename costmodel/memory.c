@@ -1,5 +1,7 @@
 #include "costmodel/memory.h"
 
+#include "costmodel/data_parallel.h"
+
 #define X(name, text) text,
 const char *const hlm_memory_kind_texts[] = {HLM_MEMORY_KIND_MAP(X) NULL};
 #undef X
@@ -199,39 +201,35 @@ static int64_t divide_up(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
-/* Ranks that share the states of expert parameters: zero_group where that is a part of dp, else all
- * that hold the same experts. */
-static int64_t expert_zero_group(const struct hlm_strategy *strategy)
+static int64_t shards(double elements, double element_bytes, bool sharded, int64_t group)
 {
-    const int64_t edp = (int64_t)strategy->dp * strategy->cp * strategy->tp /
-                        ((int64_t)strategy->ep * strategy->etp);
-    return strategy->zero_group == strategy->dp || strategy->zero_group > edp
-               ? edp
-               : strategy->zero_group;
+    return (int64_t)(elements / (sharded ? (double)group : 1.0) * element_bytes);
 }
 
 static void add_slab(const struct hlm_strategy *strategy, int64_t num_elements, int64_t group,
                      int64_t bytes[HLM_NUM_MEMORY_KINDS])
 {
-    const int64_t shard = divide_up(num_elements, group), padded = shard * group;
-    const bool has_master = strategy->dtype != HLM_DTYPE_FP32;
+    const int32_t zero = strategy->zero;
+    const double padded = (double)(divide_up(num_elements, group) * group);
+    const enum hlm_dtype dtype = hlm_dtype_storage(strategy->dtype);
     const double moments = 2.0 * hlm_dtype_bytes(HLM_DTYPE_FP32);
-    const double states = moments + (has_master ? hlm_dtype_bytes(strategy->master_dtype) : 0.0);
-    bytes[HLM_MEMORY_PARAMETERS] += (int64_t)((double)padded * hlm_dtype_bytes(strategy->dtype));
+    const double master = dtype != HLM_DTYPE_FP32 ? hlm_dtype_bytes(strategy->master_dtype) : 0.0;
+    bytes[HLM_MEMORY_PARAMETERS] += shards(padded, hlm_dtype_bytes(dtype), zero >= 3, group);
     bytes[HLM_MEMORY_GRADIENTS] +=
-        (int64_t)((double)padded * hlm_dtype_bytes(strategy->grad_dtype));
-    bytes[HLM_MEMORY_OPTIMIZER] += (int64_t)((double)shard * states);
+        shards(padded, hlm_dtype_bytes(strategy->grad_dtype), zero >= 2, group);
+    bytes[HLM_MEMORY_OPTIMIZER] += shards(padded, moments + master, zero >= 1, group);
 }
 
 void hlm_memory_static(const struct hlm_strategy *strategy, int64_t num_elements,
                        int64_t num_expert_elements, int64_t bytes[HLM_NUM_MEMORY_KINDS])
 {
     const bool sharded = strategy->zero > 0;
-    HLM_ASSERT(num_expert_elements <= num_elements && strategy->zero <= 1);
+    HLM_ASSERT(num_expert_elements <= num_elements);
     for (int kind = 0; kind < HLM_NUM_MEMORY_KINDS; kind++) {
         bytes[kind] = 0;
     }
-    add_slab(strategy, num_elements - num_expert_elements, sharded ? strategy->zero_group : 1,
+    add_slab(strategy, num_elements - num_expert_elements,
+             sharded ? hlm_dp_shards(strategy, HLM_GROUP_DP) : 1, bytes);
+    add_slab(strategy, num_expert_elements, sharded ? hlm_dp_shards(strategy, HLM_GROUP_EDP) : 1,
              bytes);
-    add_slab(strategy, num_expert_elements, sharded ? expert_zero_group(strategy) : 1, bytes);
 }

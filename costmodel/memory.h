@@ -1,10 +1,11 @@
 /* memory: what a block keeps, what it needs for a moment, and what a stage holds in all.
  *
  * From an operator list follows where each tensor lives:
- *   EXTERNAL  the block's input, output and their gradients, parameters, gradients, data: the stage's
- *   STASH     activations that the backward reads before writing them: one copy per microbatch in flight
- *   TRANSIENT the rest: lives inside one pass, offsets by first-fit over live ranges
- * The executor hands out exactly these offsets, so predicted and real sizes are the same numbers.
+ *   EXTERNAL  the block's input, output and their gradients, parameters, gradients, data: the
+ * stage's STASH     activations that the backward reads before writing them: one copy per
+ * microbatch in flight TRANSIENT the rest: lives inside one pass, offsets by first-fit over live
+ * ranges The executor hands out exactly these offsets, so predicted and real sizes are the same
+ * numbers.
  */
 #ifndef HLM_COSTMODEL_MEMORY_H
 #define HLM_COSTMODEL_MEMORY_H
@@ -25,11 +26,12 @@ enum hlm_place {
 enum { HLM_ALIGNMENT_BYTES = 256 };
 
 struct hlm_block_memory {
-    /* [num_tensors]; forward_offset and backward_offset: inside the stash, or inside the pass's transient
-     * region (a tensor that full recompute makes again has one in each pass); -1: not there */
+    /* [num_tensors]; forward_offset and backward_offset: inside the stash, or inside the pass's
+     * transient region (a tensor that full recompute makes again has one in each pass); -1: not
+     * there */
     const enum hlm_place *place;
     const int64_t *forward_offset, *backward_offset;
-    int64_t stash_bytes;              /* per microbatch, aligned */
+    int64_t stash_bytes; /* per microbatch, aligned */
     int64_t forward_transient_bytes, backward_transient_bytes;
     int64_t input_bytes, output_bytes; /* of the boundary activations, aligned */
     bool keeps_input, keeps_output;    /* the backward reads them */
@@ -52,7 +54,7 @@ enum hlm_memory_kind {
 #define X(name, text) HLM_MEMORY_##name,
     HLM_MEMORY_KIND_MAP(X)
 #undef X
-    HLM_NUM_MEMORY_KINDS
+        HLM_NUM_MEMORY_KINDS
 };
 struct hlm_stage_memory {
     int32_t stage;
@@ -63,9 +65,10 @@ extern const char *const hlm_memory_kind_texts[];
 
 /* Bytes of parameters, gradients and optimizer states for num_elements parameters (of which
  * num_expert_elements are data parallel over edp only) under the strategy's dtypes and ZeRO stage:
- * dtype + grad_dtype + (master where dtype is not fp32) + 2 fp32 moments, the last two divided by
- * zero_group at zero 1, slabs padded to a multiple of zero_group. Source: Rajbhandari et al. 2020
- * (ZeRO), Megatron-LM distributed optimizer. */
+ * dtype as stored + grad_dtype + (master where dtype is not fp32) + 2 fp32 moments, the last two
+ * divided by zero_group at zero 1, the gradient too at zero 2, all at zero 3; slabs padded to a
+ * multiple of zero_group. Source: Rajbhandari et al. 2020 (ZeRO), Megatron-LM distributed
+ * optimizer. */
 void hlm_memory_static(const struct hlm_strategy *strategy, int64_t num_elements,
                        int64_t num_expert_elements, int64_t bytes[HLM_NUM_MEMORY_KINDS]);
 

@@ -18,8 +18,9 @@ const char *const hlm_block_texts[] = {HLM_BLOCK_MAP(X) NULL};
 
 /* Modes: one of '<' '>' '+' per operand, as in HLM_OP_MAP (a test holds them equal). Shapes:
  * "rows.cols" per operand, each a product of the letters m n k of the operator, b batch, s seq_len,
- * h heads, e num_experts, S statistics of the norm (2 or 1), Q columns of qkv, A columns before the
- * activation, digits, and ? for a size that the operator does not fix. */
+ * r those of them on this rank, h heads, e num_experts, S statistics of the norm (2 or 1), Q
+ * columns of qkv, A columns before the activation, digits, and ? for a size that the operator does
+ * not fix. */
 struct signature {
     const char *modes, *shapes;
 };
@@ -39,8 +40,8 @@ static const struct signature signatures[HLM_NUM_OPS] = {
     [HLM_OP_BIAS_GRAD] = {"<+", "m.n n.1"},
     [HLM_OP_ROPE_FWD] = {"+", "m.Q"},
     [HLM_OP_ROPE_BWD] = {"+", "m.Q"},
-    [HLM_OP_ATTENTION_FWD] = {"<>>>", "m.Q m.n bh.s bhs.s"},
-    [HLM_OP_ATTENTION_BWD] = {"<<<<<>", "m.Q m.n m.n bh.s bhs.s m.Q"},
+    [HLM_OP_ATTENTION_FWD] = {"<>>>", "m.Q m.n bh.r bhr.s"},
+    [HLM_OP_ATTENTION_BWD] = {"<<<<<>", "m.Q m.n m.n bh.r bhr.s m.Q"},
     [HLM_OP_ACTIVATION_FWD] = {"<<>", "m.A n.1 m.n"},
     [HLM_OP_ACTIVATION_BWD] = {"<<<>", "m.A n.1 m.n m.A"},
     [HLM_OP_BIAS_RESIDUAL] = {"<<<>", "m.n n.1 m.n m.n"},
@@ -149,7 +150,8 @@ double hlm_op_flops(const struct hlm_op *op)
     if (op->kind != HLM_OP_ATTENTION_FWD && op->kind != HLM_OP_ATTENTION_BWD) {
         return 0.0;
     }
-    const double scores = num_scores(op) * op->batch * op->heads;
+    const double context_ranks = op->context_ranks > 1 ? (double)op->context_ranks : 1.0;
+    const double scores = num_scores(op) * op->batch * op->heads / context_ranks;
     const double forward = 2.0 * scores * (double)(op->head_dim + op->v_head_dim);
     if (op->kind == HLM_OP_ATTENTION_FWD) {
         return forward;
@@ -196,6 +198,15 @@ static bool is_view(const struct hlm_op *op, int32_t operand)
     return (forward ? "v..v." : "vv..vv..")[operand] == 'v';
 }
 
+/* The operands of a product are read in its own format where that is narrower (their conversion is
+ * the curve's quantise_bytes). */
+static double operand_bytes(const struct hlm_op *op, int32_t operand,
+                            const struct hlm_tensor *tensor)
+{
+    const double stored = hlm_dtype_bytes(tensor->dtype);
+    return is_gemm(op->kind) && operand < 2 ? fmin(stored, hlm_dtype_bytes(op->dtype)) : stored;
+}
+
 double hlm_op_bytes(const struct hlm_op *op, const struct hlm_tensor *tensors)
 {
     if (hlm_op_is_collective(op->kind)) {
@@ -212,7 +223,7 @@ double hlm_op_bytes(const struct hlm_op *op, const struct hlm_tensor *tensors)
                                     ? (double)op->m * (double)op->n
                                     : (double)used_rows(op, i, tensor->rows) * (double)tensor->cols;
         const int times = hlm_op_reads(op, i) + hlm_op_writes(op, i);
-        bytes += times * elements * hlm_dtype_bytes(tensor->dtype);
+        bytes += times * elements * operand_bytes(op, i, tensor);
     }
     return bytes;
 }
@@ -230,6 +241,8 @@ static int64_t letter_size(const struct hlm_op *op, char letter)
         return op->batch;
     case 's':
         return op->seq_len;
+    case 'r':
+        return op->seq_len / op->context_ranks;
     case 'h':
         return op->heads;
     case 'e':

@@ -6,9 +6,10 @@
  * operators, the executor launches them. Nothing else in the program knows what a layer is.
  *
  * Legend: b microbatch_size, s seq_len, N = b * s rows of a whole microbatch (row = sequence * s +
- * position), Ns = N / tp rows of a shard under sequence parallelism (rank r of the tp group holds
- * rows r * Ns ...), h hidden_size, a heads, g kv heads, d head_dim, f ffn_size, V padded
- * vocabulary, t = tp. All tensors are row-major. Weights are stored [out, in].
+ * position; with cp a rank has N = b * s / cp of them), Ns = N / tp rows of a shard under sequence
+ * parallelism (rank r of the tp group holds rows r * Ns ...), h hidden_size, a heads, g kv heads, d
+ * head_dim, f ffn_size, V padded vocabulary, t = tp. All tensors are row-major. Weights are stored
+ * [out, in].
  *
  * Invariants (hlm_block_check): operand indices in range; every activation is written before it is
  * read (in the forward, or by the backward itself); a backward writes GRAD_INPUT unless the block
@@ -122,6 +123,7 @@
     X(ALL_REDUCE_MAX, "all_reduce_max", "+data")                                                   \
     X(ALL_GATHER, "all_gather", "<in >out")                                                        \
     X(REDUCE_SCATTER, "reduce_scatter", "<in >out")                                                \
+    /* between experts: k copies of each row are among the m */                                    \
     X(ALL_TO_ALL, "all_to_all", "<in >out")                                                        \
     /* the optimizer's part of a step, over slabs of m elements */                                 \
     X(FILL_ZERO, "fill_zero", ">data")                                                             \
@@ -154,8 +156,9 @@ extern const char *const hlm_stream_texts[];
     X(NONE, "none")                                                                                \
     X(TP, "tp")                                                                                    \
     X(DP, "dp")                                                                                    \
-    X(PP, "pp") X(CP, "cp") X(EP, "ep") X(EDP, "edp") X(EMBEDDING, "embedding") X(MODEL, "model")  \
-        X(WORLD, "world")
+    X(PP, "pp")                                                                                    \
+    X(CP, "cp")                                                                                    \
+    X(EP, "ep") X(EDP, "edp") X(EMBEDDING, "embedding") X(MODEL, "model") X(WORLD, "world")
 enum hlm_group {
 #define X(name, text) HLM_GROUP_##name,
     HLM_GROUP_MAP(X)
@@ -192,6 +195,11 @@ struct hlm_op {
     int64_t head_dim, v_head_dim, rotary; /* v_head_dim differs from head_dim with MLA only */
     double rope_theta;
     int64_t window; /* attention window, 0: none */
+    /* Ranks that share a sequence: attention has 1 / context_ranks of its queries, evenly loaded,
+     * and meets the keys and values of the others as they pass round the cp group (ring attention,
+     * Liu et al. 2023). 1, or 0 (op made without a strategy): all on this rank. Priced only. */
+    int32_t context_ranks;
+    enum hlm_attention_kernel attention_kernel;
     int64_t first_row, valid_cols;
     int32_t num_experts;
     enum hlm_norm norm;
@@ -204,9 +212,12 @@ struct hlm_op {
 #define HLM_TENSOR_ROLE_MAP(X)                                                                     \
     X(INPUT, "input")                                                                              \
     X(OUTPUT, "output")                                                                            \
-    X(GRAD_OUTPUT, "grad_output") X(GRAD_INPUT, "grad_input") X(PARAM, "param") X(GRAD, "grad")    \
-        X(ACTIVATION, "activation") X(TOKENS, "tokens") X(TARGETS, "targets") X(PIXELS, "pixels")  \
-            X(LOSS, "loss")
+    X(GRAD_OUTPUT, "grad_output")                                                                  \
+    X(GRAD_INPUT, "grad_input")                                                                    \
+    X(PARAM, "param")                                                                              \
+    X(GRAD, "grad")                                                                                \
+    X(ACTIVATION, "activation")                                                                    \
+    X(TOKENS, "tokens") X(TARGETS, "targets") X(PIXELS, "pixels") X(LOSS, "loss")
 enum hlm_tensor_role {
 #define X(name, text) HLM_TENSOR_##name,
     HLM_TENSOR_ROLE_MAP(X)
@@ -215,7 +226,8 @@ enum hlm_tensor_role {
 extern const char *const hlm_tensor_role_texts[];
 
 /* Tokens, targets and expert choices are int32 (dtype says fp32: four bytes); stats, lse, maxima,
- * sums and losses fp32; the rest in the strategy's dtype; GRAD in grad_dtype. */
+ * sums and losses fp32; the rest as hlm_dtype_storage says of the strategy's dtype; GRAD in
+ * grad_dtype. Products have the strategy's dtype, all other operators that of their tensors. */
 struct hlm_tensor {
     const char *name;
     enum hlm_tensor_role role;

@@ -2,6 +2,9 @@
 
 #include <math.h>
 
+#include "base/fmt.h"
+#include "costmodel/data_parallel.h"
+
 static const char *const part_texts[] = {
 #define X(name, text) text,
     HLM_PART_MAP(X)
@@ -51,7 +54,6 @@ struct pass_walk {
     const struct hlm_pricer *pricer;
     const struct hlm_device *device;
     struct hlm_pass_cost cost;
-    double kernel_s; /* device time of kernels since the last wait */
     double now_s;
     double hidden_until_s;
     enum hlm_part hidden_part;
@@ -83,6 +85,11 @@ static double op_collective_s(const struct pass_walk *walk, const struct hlm_op 
     const struct hlm_pricer *pricer = walk->pricer;
     const struct hlm_group_shape shape =
         hlm_layout_shape(pricer->strategy, op->group, pricer->cluster, 0);
+    if (op->group == HLM_GROUP_EP &&
+        hlm_lowering_framework(pricer->strategy->lowering)->sends_rows_once) {
+        return hlm_collective_dispatch_seconds(pricer->cluster, pricer->device_group, op->bytes,
+                                               (int32_t)op->k, shape);
+    }
     return hlm_collective_seconds(pricer->cluster, pricer->device_group, op_collective(op->kind),
                                   op->bytes, shape);
 }
@@ -102,6 +109,26 @@ static void walk_collective(struct pass_walk *walk, const struct hlm_op *op)
     walk->now_s += seconds;
 }
 
+/* Keys and values pass round the cp group beside attention, in the backward with their gradients.
+ */
+static void walk_ring(struct pass_walk *walk, const struct hlm_op *op, double attention_s)
+{
+    const bool backward = op->kind == HLM_OP_ATTENTION_BWD;
+    if (op->context_ranks <= 1 || (op->kind != HLM_OP_ATTENTION_FWD && !backward)) {
+        return;
+    }
+    const struct hlm_pricer *pricer = walk->pricer;
+    const struct hlm_group_shape shape =
+        hlm_layout_shape(pricer->strategy, HLM_GROUP_CP, pricer->cluster, 0);
+    const double bytes = (double)op->batch * (double)op->seq_len * (double)op->kv_heads *
+                         (double)(op->head_dim + op->v_head_dim) * hlm_dtype_bytes(op->dtype);
+    const double round_s =
+        hlm_collective_seconds(pricer->cluster, pricer->device_group, HLM_ALL_GATHER, bytes, shape);
+    const double exposed_s = hlm_dp_exposed_s(attention_s, (backward ? 2.0 : 1.0) * round_s);
+    walk->cost.part[HLM_PART_CP_COMM] += exposed_s;
+    walk->now_s += exposed_s;
+}
+
 static void walk_op(struct pass_walk *walk, const struct hlm_op *op)
 {
     if (walk->hidden_tensor >= 0 && op_touches(op, walk->hidden_tensor)) {
@@ -112,8 +139,8 @@ static void walk_op(struct pass_walk *walk, const struct hlm_op *op)
         return;
     }
     const double seconds = hlm_kernel_seconds(walk->device, op);
+    walk_ring(walk, op, seconds);
     walk->cost.part[op_part(op)] += seconds;
-    walk->kernel_s += seconds;
     walk->now_s += seconds;
     walk->launches += hlm_kernel_launches(walk->device, op);
 }
@@ -131,8 +158,9 @@ static struct hlm_pass_cost price_pass(const struct hlm_pricer *pricer, const st
         }
     }
     walk_expose_hidden(&walk);
-    const double host_s = (double)walk.launches * walk.device->launch_overhead_s;
-    walk.cost.part[HLM_PART_HOST] = fmax(0.0, host_s - walk.kernel_s);
+    const double host_s = (double)walk.launches * walk.device->launch_overhead_s *
+                          hlm_lowering_framework(pricer->strategy->lowering)->host_per_launch;
+    walk.cost.part[HLM_PART_HOST] = fmax(0.0, host_s - walk.now_s);
     for (int32_t part = 0; part < HLM_NUM_PARTS; part++) {
         walk.cost.seconds += walk.cost.part[part];
     }
@@ -156,6 +184,39 @@ int64_t hlm_block_slot_bytes(const struct hlm_block *block, const struct hlm_blo
         }
     }
     return bytes;
+}
+
+static void add_exposed(struct hlm_pass_cost *pass, double comm_s)
+{
+    const double exposed_s = hlm_dp_exposed_s(pass->seconds, comm_s);
+    pass->part[HLM_PART_DP_COMM] += exposed_s;
+    pass->seconds += exposed_s;
+}
+
+/* ZeRO-2 reduces the gradients of a block behind each of its backwards, beside the backward of the
+ * block in front of it; ZeRO-3 also gathers the block's parameters for both passes, beside the pass
+ * of its neighbour. Blocks of a model are alike, so each hides behind itself. Two blocks are whole
+ * at a time, one of them with its gradients. */
+static void share_block(const struct hlm_pricer *pricer, struct hlm_block_cost *out)
+{
+    const struct hlm_strategy *strategy = pricer->strategy;
+    if (strategy->zero < 2) {
+        return;
+    }
+    const struct hlm_dp_slab slab = {.strategy = strategy,
+                                     .cluster = pricer->cluster,
+                                     .device_group = pricer->device_group,
+                                     .num_elements = out->num_elements,
+                                     .num_expert_elements = out->num_expert_elements};
+    const double reduce_s = hlm_dp_reduce_s(&slab);
+    const double gather_s = strategy->zero >= 3 ? hlm_dp_gather_s(&slab) : 0.0;
+    add_exposed(&out->forward, gather_s);
+    add_exposed(&out->backward, gather_s + reduce_s);
+    add_exposed(&out->input_grad, gather_s);
+    add_exposed(&out->weight_grad, gather_s + reduce_s);
+    double bytes = hlm_dtype_bytes(strategy->grad_dtype);
+    bytes += strategy->zero >= 3 ? 2.0 * hlm_dtype_bytes(hlm_dtype_storage(strategy->dtype)) : 0.0;
+    out->transient_bytes += align_bytes((double)out->num_elements * bytes);
 }
 
 static void price_block(struct hlm_arena *arena, const struct hlm_pricer *pricer,
@@ -186,6 +247,7 @@ static void price_block(struct hlm_arena *arena, const struct hlm_pricer *pricer
         const struct hlm_param *param = &block->params[i];
         out->num_sum_over_tp += param->sum_over_tp ? param->rows * param->cols : 0;
     }
+    share_block(pricer, out);
 }
 
 static bool model_has_kind(const struct hlm_model *model, enum hlm_block_kind kind)
@@ -199,6 +261,32 @@ static bool model_has_kind(const struct hlm_model *model, enum hlm_block_kind ki
         }
     }
     return false;
+}
+
+/* Microbatches whose activations a stage holds, at most. */
+static double max_in_flight(const struct hlm_strategy *strategy)
+{
+    const double m = (double)strategy->num_microbatches;
+    return strategy->schedule == HLM_SCHEDULE_GPIPE ? m : fmin(m, (double)strategy->pp);
+}
+
+/* No device has 2^60 bytes, and sums of sizes must not leave 64 bits. */
+static enum hlm_status check_activations(const struct hlm_pricer *pricer,
+                                         const struct hlm_block *block, struct hlm_err *err)
+{
+    static const double max_bytes = 0x1p60;
+    double bytes = 0.0;
+    for (int32_t i = 0; i < block->num_tensors; i++) {
+        const enum hlm_tensor_role role = block->tensors[i].role;
+        bytes += role == HLM_TENSOR_PARAM || role == HLM_TENSOR_GRAD
+                     ? 0.0
+                     : hlm_tensor_bytes(&block->tensors[i]) + HLM_ALIGNMENT_BYTES;
+    }
+    const double all = bytes * (pricer->model->num_layers + 2) * max_in_flight(pricer->strategy);
+    return all > max_bytes
+               ? hlm_fail(err, HLM_NO, "the activations of all layers and microbatches need %s",
+                          hlm_fmt_bytes(all).text)
+               : HLM_OK;
 }
 
 static enum hlm_status price_kind(struct hlm_arena *arena, struct hlm_pricer *pricer,
@@ -215,6 +303,7 @@ static enum hlm_status price_kind(struct hlm_arena *arena, struct hlm_pricer *pr
         const struct hlm_arena_mark mark = hlm_arena_mark(arena);
         const struct hlm_block *block = NULL;
         HLM_TRY(hlm_lowering_block(arena, &input, kind, (enum hlm_recompute)mode, &block, err));
+        HLM_TRY(check_activations(pricer, block, err));
         price_block(arena, pricer, block, &pricer->blocks[kind][mode]);
         hlm_arena_rewind(arena, mark);
     }
@@ -246,8 +335,8 @@ enum hlm_status hlm_pricer_init(struct hlm_arena *arena, const struct hlm_model 
     }
     const int64_t rows = strategy->microbatch_size * strategy->seq_len / strategy->cp /
                          (strategy->sp ? strategy->tp : 1);
-    out->boundary_bytes =
-        (int64_t)ceil((double)(rows * model->hidden_size) * hlm_dtype_bytes(strategy->dtype));
+    out->boundary_bytes = (int64_t)ceil((double)(rows * model->hidden_size) *
+                                        hlm_dtype_bytes(hlm_dtype_storage(strategy->dtype)));
     return HLM_OK;
 }
 
@@ -257,6 +346,22 @@ static void pass_add(struct hlm_pass_cost *sum, const struct hlm_pass_cost *add,
     for (int32_t part = 0; part < HLM_NUM_PARTS; part++) {
         sum->part[part] += times * add->part[part];
     }
+}
+
+/* What a set that overlaps hides it behind: a pass of all blocks of the stage, without what
+ * recompute adds to it, so that it does not depend on where that is done. */
+struct pass_window {
+    double forward_s, backward_s;
+    int32_t num_blocks;
+};
+
+/* Blocks of one kind and mode; `plain` is the same kind without recompute. */
+static void window_add(struct pass_window *window, const struct hlm_block_cost *plain,
+                       int32_t count)
+{
+    window->forward_s += count * plain->forward.seconds;
+    window->backward_s += count * plain->backward.seconds;
+    window->num_blocks += count;
 }
 
 static void stage_add(struct hlm_stage_cost *stage, const struct hlm_block_cost *block,
@@ -288,16 +393,31 @@ static double slab_collective_s(const struct hlm_pricer *pricer, enum hlm_group 
                                   (double)num_elements * element_bytes, shape);
 }
 
+static struct hlm_dp_slab stage_slab(const struct hlm_pricer *pricer,
+                                     const struct hlm_stage_cost *stage, int32_t index)
+{
+    return (struct hlm_dp_slab){.strategy = pricer->strategy,
+                                .cluster = pricer->cluster,
+                                .device_group = pricer->device_group,
+                                .stage = index,
+                                .num_elements = stage->num_elements,
+                                .num_expert_elements = stage->num_expert_elements};
+}
+
 static double stage_reduce_s(const struct hlm_pricer *pricer, const struct hlm_stage_cost *stage,
-                             int64_t sum_over_tp, int32_t index)
+                             const struct pass_window *window, int64_t sum_over_tp, int32_t index)
 {
     const struct hlm_strategy *strategy = pricer->strategy;
-    const enum hlm_collective op = strategy->zero > 0 ? HLM_REDUCE_SCATTER : HLM_ALL_REDUCE;
-    const double bytes = hlm_dtype_bytes(strategy->grad_dtype);
-    const int64_t dense = stage->num_elements - stage->num_expert_elements;
-    return slab_collective_s(pricer, HLM_GROUP_TP, HLM_ALL_REDUCE, sum_over_tp, bytes, index) +
-           slab_collective_s(pricer, HLM_GROUP_DP, op, dense, bytes, index) +
-           slab_collective_s(pricer, HLM_GROUP_EDP, op, stage->num_expert_elements, bytes, index);
+    const double norms_s = slab_collective_s(pricer, HLM_GROUP_TP, HLM_ALL_REDUCE, sum_over_tp,
+                                             hlm_dtype_bytes(strategy->grad_dtype), index);
+    if (strategy->zero >= 2) {
+        return norms_s;
+    }
+    const struct hlm_dp_slab slab = stage_slab(pricer, stage, index);
+    const double reduce_s = hlm_dp_reduce_s(&slab);
+    return norms_s + (hlm_lowering_framework(strategy->lowering)->overlaps_dp
+                          ? hlm_dp_exposed_parts_s(window->backward_s, reduce_s, window->num_blocks)
+                          : reduce_s);
 }
 
 static double slab_op_s(const struct hlm_device *device, const struct hlm_strategy *strategy,
@@ -308,7 +428,7 @@ static double slab_op_s(const struct hlm_device *device, const struct hlm_strate
         return 0.0;
     }
     const struct hlm_op op = {.kind = kind,
-                              .dtype = strategy->dtype,
+                              .dtype = hlm_dtype_storage(strategy->dtype),
                               .m = (int64_t)num_elements,
                               .n = 1,
                               .bytes = num_elements * bytes_per_element,
@@ -318,7 +438,7 @@ static double slab_op_s(const struct hlm_device *device, const struct hlm_strate
 
 double hlm_adamw_bytes_per_element(const struct hlm_strategy *strategy)
 {
-    const double param = hlm_dtype_bytes(strategy->dtype);
+    const double param = hlm_dtype_bytes(hlm_dtype_storage(strategy->dtype));
     const bool master = strategy->dtype != HLM_DTYPE_FP32;
     const double moments = 4.0 * sizeof(float); /* two, read and written */
     return hlm_dtype_bytes(strategy->grad_dtype) + moments +
@@ -327,17 +447,17 @@ double hlm_adamw_bytes_per_element(const struct hlm_strategy *strategy)
 }
 
 static double stage_gather_s(const struct hlm_pricer *pricer, const struct hlm_stage_cost *stage,
-                             int32_t index)
+                             const struct pass_window *window, int32_t index)
 {
     const struct hlm_strategy *strategy = pricer->strategy;
-    if (strategy->zero == 0) {
+    if (strategy->zero >= 3) {
         return 0.0;
     }
-    const double bytes = hlm_dtype_bytes(strategy->dtype);
-    const int64_t dense = stage->num_elements - stage->num_expert_elements;
-    return slab_collective_s(pricer, HLM_GROUP_DP, HLM_ALL_GATHER, dense, bytes, index) +
-           slab_collective_s(pricer, HLM_GROUP_EDP, HLM_ALL_GATHER, stage->num_expert_elements,
-                             bytes, index);
+    const struct hlm_dp_slab slab = stage_slab(pricer, stage, index);
+    const double gather_s = hlm_dp_gather_s(&slab);
+    return hlm_lowering_framework(strategy->lowering)->overlaps_dp
+               ? hlm_dp_exposed_parts_s(window->forward_s, gather_s, window->num_blocks)
+               : gather_s;
 }
 
 static double stage_update_s(const struct hlm_pricer *pricer, const struct hlm_stage_cost *stage)
@@ -347,33 +467,46 @@ static double stage_update_s(const struct hlm_pricer *pricer, const struct hlm_s
     const double grad = hlm_dtype_bytes(strategy->grad_dtype);
     const int64_t dense = stage->num_elements - stage->num_expert_elements;
     const bool sharded = strategy->zero > 0;
-    const double shards = sharded ? strategy->zero_group : 1;
-    const double expert_shards = sharded ? hlm_layout_group_size(strategy, HLM_GROUP_EDP) : 1;
+    const double shards = sharded ? hlm_dp_shards(strategy, HLM_GROUP_DP) : 1;
+    const double expert_shards = sharded ? hlm_dp_shards(strategy, HLM_GROUP_EDP) : 1;
     const double own = (double)dense / shards + (double)stage->num_expert_elements / expert_shards;
     return slab_op_s(device, strategy, HLM_OP_SUM_SQUARES, own, grad, 2.0) +
            slab_op_s(device, strategy, HLM_OP_ADAMW, own, hlm_adamw_bytes_per_element(strategy),
                      11.0) +
-           slab_op_s(device, strategy, HLM_OP_FILL_ZERO, (double)stage->num_elements, grad, 0.0);
+           slab_op_s(device, strategy, HLM_OP_FILL_ZERO,
+                     strategy->zero >= 2 ? own : (double)stage->num_elements, grad, 0.0);
+}
+
+/* One kind of block, and what hides behind it. */
+static void stage_add_kind(const struct hlm_pricer *pricer, enum hlm_block_kind kind,
+                           const int32_t counts[HLM_NUM_RECOMPUTES], struct hlm_stage_cost *out,
+                           struct pass_window *window, int64_t *sum_over_tp)
+{
+    for (int32_t mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
+        stage_add(out, &pricer->blocks[kind][mode], counts[mode], sum_over_tp);
+        window_add(window, &pricer->blocks[kind][HLM_RECOMPUTE_NONE], counts[mode]);
+    }
 }
 
 void hlm_stage_cost(const struct hlm_pricer *pricer, const struct hlm_stage_shape *shape,
                     struct hlm_stage_cost *out)
 {
+    static const int32_t one[HLM_NUM_RECOMPUTES] = {[HLM_RECOMPUTE_NONE] = 1};
     *out = (struct hlm_stage_cost){0};
+    struct pass_window window = {0};
     int64_t sum_over_tp = 0;
     if (shape->embedding) {
-        stage_add(out, &pricer->blocks[HLM_BLOCK_EMBEDDING][HLM_RECOMPUTE_NONE], 1, &sum_over_tp);
+        stage_add_kind(pricer, HLM_BLOCK_EMBEDDING, one, out, &window, &sum_over_tp);
     }
     for (int32_t kind = HLM_BLOCK_DENSE; kind <= HLM_BLOCK_MOE; kind++) {
-        for (int32_t mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
-            stage_add(out, &pricer->blocks[kind][mode], shape->layers[kind][mode], &sum_over_tp);
-        }
+        stage_add_kind(pricer, (enum hlm_block_kind)kind, shape->layers[kind], out, &window,
+                       &sum_over_tp);
     }
     if (shape->head) {
-        stage_add(out, &pricer->blocks[HLM_BLOCK_HEAD][HLM_RECOMPUTE_NONE], 1, &sum_over_tp);
+        stage_add_kind(pricer, HLM_BLOCK_HEAD, one, out, &window, &sum_over_tp);
     }
-    out->reduce_s = stage_reduce_s(pricer, out, sum_over_tp, shape->stage);
-    out->gather_s = stage_gather_s(pricer, out, shape->stage);
+    out->reduce_s = stage_reduce_s(pricer, out, &window, sum_over_tp, shape->stage);
+    out->gather_s = stage_gather_s(pricer, out, &window, shape->stage);
     out->optimizer_s = stage_update_s(pricer, out) + out->gather_s;
     hlm_memory_static(pricer->strategy, out->num_elements, out->num_expert_elements,
                       out->static_bytes);
@@ -400,19 +533,47 @@ void hlm_stage_memory(const struct hlm_pricer *pricer, const struct hlm_stage_sh
     }
 }
 
+/* What a device of `group` reaches through the network while `sharing` devices of its node use it.
+ */
+static double shared_rate(const struct hlm_device_group *group, const struct hlm_link *link,
+                          int32_t sharing)
+{
+    if (group->nics_per_node == 0) {
+        return link->bandwidth_bytes_per_s / (double)sharing;
+    }
+    const double domain = (double)hlm_device_group_domain(group);
+    const double cards = (double)group->nics_per_node * domain / (double)group->devices_per_node;
+    return fmin(link->bandwidth_bytes_per_s,
+                group->nic_bandwidth_bytes_per_s * cards / (double)sharing);
+}
+
 double hlm_stage_send_s(const struct hlm_pricer *pricer, int32_t stage, bool *out_both_sides)
 {
+    const struct hlm_strategy *strategy = pricer->strategy;
     int32_t sharing = 1;
-    const struct hlm_link *link =
-        hlm_layout_stage_link(pricer->strategy, pricer->cluster, stage, &sharing);
+    const struct hlm_link *link = hlm_layout_stage_link(strategy, pricer->cluster, stage, &sharing);
     *out_both_sides = link->needs_both_sides;
-    return hlm_link_seconds(link, (double)pricer->boundary_bytes * sharing);
+    const struct hlm_device_group *group =
+        &pricer->cluster->groups[hlm_layout_device_group(strategy, pricer->cluster, stage)];
+    double bytes = (double)pricer->boundary_bytes, gather_s = 0.0;
+    if (hlm_lowering_framework(strategy->lowering)->splits_messages && strategy->tp > 1 &&
+        !strategy->sp) {
+        gather_s = slab_collective_s(pricer, HLM_GROUP_TP, HLM_ALL_GATHER, pricer->boundary_bytes,
+                                     1.0, stage + 1);
+        bytes /= (double)strategy->tp;
+    }
+    /* Slowed down by what the others take: the link's curve at as many bytes. */
+    const double slowdown = link == &group->intra_node || link->bandwidth_bytes_per_s <= 0.0
+                                ? (double)sharing
+                                : link->bandwidth_bytes_per_s / shared_rate(group, link, sharing);
+    return hlm_link_seconds(link, bytes * slowdown) + gather_s;
 }
 
 double hlm_stage_sync_s(const struct hlm_pricer *pricer)
 {
     const struct hlm_strategy *strategy = pricer->strategy;
     double seconds =
+        hlm_lowering_framework(strategy->lowering)->step_host_s +
         slab_collective_s(pricer, HLM_GROUP_WORLD, HLM_ALL_REDUCE, 1, sizeof(double), 0);
     if (pricer->model->tied_embeddings && strategy->pp > 1) {
         const int64_t rows = hlm_model_padded_vocab(pricer->model, strategy->tp) / strategy->tp;

@@ -4,10 +4,11 @@
  * from its operator list; a stage is then a sum over counts, so that a search evaluates candidates
  * with a few additions. All costs are trees of named parts that sum to the whole.
  *
- * One pass (forward or backward) of a block takes max(device time, launches * launch overhead) for
- * its kernels (the part by which the host is slower is HOST) plus its exposed collectives. An
- * operator with overlaps_next hides behind the compute operators that follow it in the pass until
- * one reads its result.
+ * One pass (forward or backward) of a block takes max(device, host): the device runs its kernels
+ * and exposed collectives, the host takes host_per_launch (of the set) * the device's launch
+ * overhead a kernel; the part by which the host is slower is HOST. An operator with overlaps_next
+ * hides behind the compute operators that follow it in the pass until one reads its result; the
+ * ring of context parallelism behind its attention; ZeRO-2 and 3 behind the pass (data_parallel.h).
  */
 #ifndef HLM_COSTMODEL_STAGE_COST_H
 #define HLM_COSTMODEL_STAGE_COST_H
@@ -30,7 +31,9 @@
     X(RECOMPUTE, "recompute_s") /* forward operators repeated in the backward */                   \
     X(HOST, "host_s")           /* launches slower than the kernels */                             \
     X(TP_COMM, "tp_comm_s")     /* exposed */                                                      \
-    X(EP_COMM, "ep_comm_s")
+    X(EP_COMM, "ep_comm_s")                                                                        \
+    X(CP_COMM, "cp_comm_s")                                                                        \
+    X(DP_COMM, "dp_comm_s") /* ZeRO-2 and 3, inside passes: exposed */
 enum hlm_part {
 #define X(name, text) HLM_PART_##name,
     HLM_PART_MAP(X)
@@ -93,9 +96,10 @@ struct hlm_stage_shape {
 
 struct hlm_stage_cost {
     struct hlm_pass_cost forward, backward, input_grad, weight_grad; /* one microbatch */
-    double reduce_s;    /* gradient reduction over dp (and of sum_over_tp over tp) */
+    double reduce_s;    /* gradient reduction over dp (and of sum_over_tp over tp), exposed; from
+                           ZeRO-2 on the passes hold that over dp */
     double optimizer_s; /* gradient norm's sum, update, zeroing, gather_s */
-    double gather_s;    /* ZeRO-1: gather of parameters, 0 otherwise */
+    double gather_s;    /* ZeRO-1 and 2: gather of parameters, exposed; 0 otherwise */
     int64_t num_elements, num_expert_elements;
     int64_t static_bytes[HLM_NUM_MEMORY_KINDS];
     int64_t slot_bytes; /* per microbatch in flight, boundary buffers included */

@@ -16,6 +16,10 @@ const char *const hlm_lowering_texts[] = {HLM_LOWERING_MAP(X) NULL};
 #define MAX_DEGREE 1048576.0   /* 2^20 */
 #define MAX_BATCH 1073741824.0 /* 2^30 */
 #define MAX_TOKENS 268435456.0 /* 2^28 */
+/* Of products, so that sizes of tensors and lengths of schedules stay within 64 and 32 bits. */
+#define MAX_RANKS 1073741824.0       /* 2^30 */
+#define MAX_PASS_TOKENS 4294967296.0 /* 2^32 */
+#define MAX_PASSES 4194304.0         /* 2^22 */
 
 #define ROW(member, json_type, low, high, default_value, text)                                     \
     .name = #member, .type = (json_type), .offset = offsetof(struct hlm_strategy, member),         \
@@ -37,7 +41,8 @@ static const struct hlm_json_field fields[] = {
     {DEGREE(vpp, 1, 1, "Model chunks per rank.")},
     {ROW(sp, HLM_JSON_BOOL, 0, 0, 0, "Sequence parallelism of Megatron over the tp group.")},
     {ROW(zero, HLM_JSON_INT, 0, 3, 0,
-         "ZeRO stage: 0 none, 1 optimizer states sharded over zero_group ranks.")},
+         "ZeRO stage: what is sharded over zero_group ranks: 0 nothing, 1 optimizer states, 2 also "
+         "gradients, 3 also parameters.")},
     {DEGREE(zero_group, 0, 0, "Ranks that share states; 0: dp with zero, else 1.")},
     {CHOICE(schedule, hlm_schedule_texts, HLM_SCHEDULE_1F1B, "Pipeline schedule.")},
     {COUNT(microbatch_size, 1, MAX_BATCH, 1, "Sequences of a microbatch."),
@@ -150,6 +155,30 @@ static enum hlm_status check_positive(const struct hlm_strategy *strategy,
     return HLM_OK;
 }
 
+static enum hlm_status check_size(const struct hlm_strategy *strategy,
+                                  const struct hlm_model *model, struct hlm_err *err)
+{
+    (void)model;
+    const struct {
+        const char *name;
+        double value, max;
+    } sizes[] = {
+        {"dp * tp * pp * cp", (double)strategy->dp * strategy->tp * strategy->pp * strategy->cp,
+         MAX_RANKS},
+        {"microbatch_size * seq_len", (double)strategy->microbatch_size * (double)strategy->seq_len,
+         MAX_PASS_TOKENS},
+        {"pp * num_microbatches", (double)strategy->pp * (double)strategy->num_microbatches,
+         MAX_PASSES},
+    };
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        if (sizes[i].value > sizes[i].max) {
+            return hlm_fail(err, HLM_NO, "%s = %.0f exceeds %.0f", sizes[i].name, sizes[i].value,
+                            sizes[i].max);
+        }
+    }
+    return HLM_OK;
+}
+
 static enum hlm_status check_batch(const struct hlm_strategy *strategy,
                                    const struct hlm_model *model, struct hlm_err *err)
 {
@@ -256,11 +285,12 @@ static enum hlm_status check_zero(const struct hlm_strategy *strategy,
                                   const struct hlm_model *model, struct hlm_err *err)
 {
     (void)model;
-    if (strategy->zero < 0 || strategy->zero > 1) {
-        return hlm_fail(err, HLM_NO, "zero = %d: only 0 and 1 are known", strategy->zero);
+    if (strategy->zero < 0 || strategy->zero > 3) {
+        return hlm_fail(err, HLM_NO, "zero = %d is none of 0, 1, 2, 3", strategy->zero);
     }
     if (strategy->zero == 0 && strategy->zero_group != 1) {
-        return hlm_fail(err, HLM_NO, "zero_group = %d needs zero = 1", strategy->zero_group);
+        return hlm_fail(err, HLM_NO, "zero_group = %d needs zero of at least 1",
+                        strategy->zero_group);
     }
     return must_divide((struct count){"zero_group", strategy->zero_group},
                        (struct count){"dp", strategy->dp}, err);
@@ -271,8 +301,8 @@ enum hlm_status hlm_strategy_check(const struct hlm_strategy *strategy,
 {
     static enum hlm_status (*const rules[])(const struct hlm_strategy *, const struct hlm_model *,
                                             struct hlm_err *) = {
-        check_positive, check_batch, check_seq_len, check_tp,
-        check_sp,       check_pp,    check_experts, check_zero,
+        check_positive, check_size, check_batch,   check_seq_len, check_tp,
+        check_sp,       check_pp,   check_experts, check_zero,
     };
     for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
         HLM_TRY(rules[i](strategy, model, err));

@@ -33,7 +33,13 @@ enum hlm_recompute {
 };
 extern const char *const hlm_recompute_texts[];
 
-#define HLM_LOWERING_MAP(X) X(HLMPLAN, "hlmplan") X(MEGATRON, "megatron")
+#define HLM_LOWERING_MAP(X)                                                                        \
+    X(HLMPLAN, "hlmplan")                                                                          \
+    X(MEGATRON, "megatron")                                                                        \
+    X(MEGATRON_2023, "megatron-2023")                                                              \
+    X(MEGATRON_2021, "megatron-2021")                                                              \
+    X(PYTORCH, "pytorch")                                                                          \
+    X(PYTORCH_2023, "pytorch-2023")
 enum hlm_lowering {
 #define X(name, text) HLM_LOWERING_##name,
     HLM_LOWERING_MAP(X)
@@ -45,7 +51,8 @@ extern const char *const hlm_lowering_texts[];
 struct hlm_strategy {
     int32_t dp, tp, pp, cp, ep, etp, vpp;
     bool sp;
-    int32_t zero;       /* 0: none, 1: optimizer states sharded over zero_group ranks */
+    int32_t zero; /* sharded over zero_group ranks: 1 optimizer states, 2 also gradients, 3 also
+                     parameters; 0: nothing */
     int32_t zero_group; /* ranks that share states; dp when zero > 0, else 1 */
     enum hlm_schedule_kind schedule;
     int64_t microbatch_size, num_microbatches, global_batch_size; /* sequences */
@@ -63,7 +70,8 @@ int64_t hlm_strategy_world_size(const struct hlm_strategy *strategy);
  * multiple of it: then kv heads are replicated); pp <= num_layers + 2 (embedding and head are
  * blocks too); vpp = 1 (no schedule has chunks yet); experts with tp > 1 need sp, etp is 1 or tp;
  * sp needs tp > 1 and tp divides microbatch tokens; ep divides num_experts and dp * cp * tp; batch
- * = dp * microbatch_size * num_microbatches; zero in 0..1; seq_len within learned positions; ...
+ * = dp * microbatch_size * num_microbatches; zero in 0..3; seq_len within learned positions; at
+ * most 2^30 ranks, 2^32 tokens a microbatch and pp * num_microbatches of 2^22; ...
  * HLM_NO with the reason. */
 HLM_MUST_CHECK enum hlm_status hlm_strategy_check(const struct hlm_strategy *strategy,
                                                   const struct hlm_model *model,

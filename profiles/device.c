@@ -80,6 +80,8 @@ static const struct hlm_json_field gemm_fields[] = {
                     "Exponent of the loss of efficiency of small tiles (tile)."),
     OPTIONAL_NUMBER(T, throttle, 0.0, 1.0,
                     "Slowdown per doubling of the duration above 100 us (tile)."),
+    OPTIONAL_NUMBER(T, grouped_frac, 0.0, 1.0,
+                    "Rate of grouped products (experts) over that of one; 0: the same."),
     OPTIONAL_NUMBER(T, quantise_bytes, 0.0, 100.0,
                     "Extra traffic per element of the [m, k] operand, in bytes (fp8)."),
     SOURCE(T, source, "Where the curve comes from."),
@@ -87,6 +89,12 @@ static const struct hlm_json_field gemm_fields[] = {
 };
 static const struct hlm_json_table gemm_table = {"gemm_curve", sizeof(T), gemm_fields};
 #undef T
+
+static const char *const attention_kernel_texts[] = {
+#define X(name, text) text,
+    HLM_ATTENTION_KERNEL_MAP(X)
+#undef X
+        NULL};
 
 #define T struct hlm_attention_curve
 static const struct hlm_json_field attention_fields[] = {
@@ -104,7 +112,13 @@ static const struct hlm_json_field attention_fields[] = {
      .type = HLM_JSON_BOOL,
      .offset = offsetof(T, keeps_probs),
      .flags = HLM_FIELD_OMIT_DEFAULT,
-     .doc = "Whether the curve is for composed attention that keeps its probabilities (cpu)."},
+     .doc = "Whether the curve is for composed attention that keeps its probabilities."},
+    {.name = "kernel",
+     .type = HLM_JSON_ENUM,
+     .offset = offsetof(T, kernel),
+     .flags = HLM_FIELD_OMIT_DEFAULT,
+     .enums = attention_kernel_texts,
+     .doc = "Which fused kernel."},
     REQUIRED_NUMBER(T, t0_s, 0.0, MAX_SECONDS, "Constant part, in seconds."),
     OPTIONAL_NUMBER(T, t_head_s, 0.0, MAX_SECONDS, "Part per head and sequence, in seconds."),
     REQUIRED_NUMBER(T, flops_per_s, MIN_RATE, MAX_RATE, "Rate of long sequences, in FLOP/s."),
@@ -133,7 +147,7 @@ static const struct hlm_json_field dtype_fields[] = {
                     "Dense matrix peak, as MFU counts it, in FLOP/s."),
     ROWS(T, gemm, num_gemm, HLM_FIELD_OMIT_DEFAULT, 0.0, 16.0, &gemm_table,
          "Curves of matrix products; none: roofline."),
-    ROWS(T, attention, num_attention, HLM_FIELD_OMIT_DEFAULT, 0.0, 8.0, &attention_table,
+    ROWS(T, attention, num_attention, HLM_FIELD_OMIT_DEFAULT, 0.0, 32.0, &attention_table,
          "Curves of attention; none: roofline."),
     SOURCE(T, source, "Where the peak comes from."),
     {.name = NULL},
@@ -269,7 +283,8 @@ static enum hlm_status check_dtype(const struct hlm_device *device, int32_t inde
         for (int32_t j = 0; j < i; j++) {
             if (row->attention[i].backward == row->attention[j].backward &&
                 row->attention[i].causal == row->attention[j].causal &&
-                row->attention[i].keeps_probs == row->attention[j].keeps_probs) {
+                row->attention[i].keeps_probs == row->attention[j].keeps_probs &&
+                row->attention[i].kernel == row->attention[j].kernel) {
                 return hlm_fail(err, HLM_INPUT,
                                 "%s: %s.attention[%d]: a second curve for the same pass and mask",
                                 where, hlm_dtype_texts[row->dtype], (int)i);

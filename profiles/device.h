@@ -56,6 +56,8 @@ struct hlm_gemm_curve {
     double power_p;      /* p-norm that joins compute and memory time */
     double depth;        /* exponent of the loss of efficiency of small tiles */
     double throttle;     /* slowdown per doubling of the duration above 100 us (clock) */
+    /* both forms: rate of the products of several experts at once over that of one product; 0: 1 */
+    double grouped_frac;
     /* both forms: extra traffic per element of the [m, k] operand, paid before the product starts
      * (quantisation to fp8); 0: none */
     double quantise_bytes;
@@ -64,13 +66,24 @@ struct hlm_gemm_curve {
 
 /* Fused or composed attention of one pass: t = t0 + num_heads_total * t_head + scores * score_s
  *   + (tc^3 + tm^3)^(1/3), tc = flops / (flops_per_s * min(1, d/128)^dim_exp * s / (s + s_half)),
- * tm = bytes / bytes_per_s; CPU profiles use t_head, flops_per_s, score_s (per score element) and s_half.
- * flops are those of the operator: causal counted half, a fused backward 2.5 times its forward. On
- * devices with num_sms, w = ceil(s/128) * num_heads_total / num_sms waves of query blocks cost
- * (w < 1 ? 1 : wave_frac * ceil(w) + (1 - wave_frac) * w) / w times tc. bytes_per_s 0: no limit. */
+ * tm = bytes / bytes_per_s; CPU profiles use t_head, flops_per_s, score_s (per score element) and
+ * s_half. flops are those of the operator: causal counted half, a fused backward 2.5 times its
+ * forward. On devices with num_sms, w = ceil(s/128) * num_heads_total / num_sms waves of query
+ * blocks cost (w < 1 ? 1 : wave_frac * ceil(w) + (1 - wave_frac) * w) / w times tc. bytes_per_s 0:
+ * no limit. */
+#define HLM_ATTENTION_KERNEL_MAP(X)                                                                \
+    X(BEST, "best")       /* the fastest that is known */                                          \
+    X(FLASH_1, "flash-1") /* FlashAttention 1 (Dao et al. 2022), and Triton's of that time */      \
+    X(FLASH_2, "flash-2") /* FlashAttention 2 (Dao 2023), which PyTorch has built in */
+enum hlm_attention_kernel {
+#define X(name, text) HLM_ATTENTION_##name,
+    HLM_ATTENTION_KERNEL_MAP(X)
+#undef X
+};
 struct hlm_attention_curve {
     bool backward, causal;
-    bool keeps_probs; /* of composed attention whose probabilities stay for the backward (cpu) */
+    bool keeps_probs; /* of composed attention whose probabilities stay for the backward */
+    enum hlm_attention_kernel kernel;
     double t0_s, t_head_s, flops_per_s, bytes_per_s, score_s;
     double dim_exp, s_half;
     double wave_frac; /* as in hlm_gemm_curve, over blocks of 128 queries of one head */

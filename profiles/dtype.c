@@ -21,3 +21,8 @@ double hlm_dtype_bytes(enum hlm_dtype dtype)
     HLM_ASSERT((int)dtype >= 0 && dtype < HLM_NUM_DTYPES);
     return bytes_per_element[dtype];
 }
+
+enum hlm_dtype hlm_dtype_storage(enum hlm_dtype dtype)
+{
+    return hlm_dtype_bytes(dtype) < hlm_dtype_bytes(HLM_DTYPE_BF16) ? HLM_DTYPE_BF16 : dtype;
+}

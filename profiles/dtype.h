@@ -17,10 +17,14 @@ enum hlm_dtype {
 #define HLM_DTYPE_ENUM(name, text, bytes) HLM_DTYPE_##name,
     HLM_DTYPE_MAP(HLM_DTYPE_ENUM)
 #undef HLM_DTYPE_ENUM
-    HLM_NUM_DTYPES
+        HLM_NUM_DTYPES
 };
 
 extern const char *const hlm_dtype_texts[]; /* ends with NULL */
 double hlm_dtype_bytes(enum hlm_dtype dtype);
+
+/* How training in a dtype stores parameters and activations: as they are, but bf16 for the formats
+ * of one byte and less, which only the operands of matrix products have (Transformer Engine). */
+enum hlm_dtype hlm_dtype_storage(enum hlm_dtype dtype);
 
 #endif

@@ -17,6 +17,7 @@ static const char *const position_texts[] = {HLM_POSITION_MAP(X) NULL};
 #define MAX_HEAD_DIM 32768.0   /* 2^15: head_dim of mla is a sum of two */
 #define MAX_PIXELS 8192.0      /* 2^13 */
 #define MAX_TOKENS 268435456.0 /* 2^28: of a sequence, of a vocabulary */
+#define MAX_PARAMS 1e15
 
 #define ROW(owner, member, json_type, low, high, default_value, text)                              \
     .name = #member, .type = (json_type), .offset = offsetof(struct owner, member), .min = (low),  \
@@ -328,6 +329,11 @@ enum hlm_status hlm_model_validate(const struct hlm_model *model, const char *wh
         return hlm_fail(err, HLM_INPUT,
                         "%s: $.seq_len: expected the number of tokens of a sequence, found %lld",
                         where, (long long)model->seq_len);
+    }
+    const double num_params = hlm_model_num_params(model) + hlm_model_num_mtp_params(model);
+    if (num_params > MAX_PARAMS) {
+        return hlm_fail(err, HLM_INPUT, "%s: expected at most %g parameters, found %g", where,
+                        MAX_PARAMS, num_params);
     }
     return HLM_OK;
 }

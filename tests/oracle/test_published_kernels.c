@@ -24,9 +24,9 @@ static const struct gemm_case gemm_cases[] = {
     {"A100-80-PCIe", "TN", "simumax", "te", "a100-sxm-80g", HLM_DTYPE_BF16, "bf16", 1.0, 0.03, 50},
     {"A100-80-PCIe", "NN", "simumax", "te", "a100-sxm-80g", HLM_DTYPE_BF16, "bf16", 1.0, 0.03, 50},
     {"A100-80-PCIe", "NT", "simumax", "te", "a100-sxm-80g", HLM_DTYPE_BF16, "bf16", 1.0, 0.03, 50},
-    {"H100-SXM", "TN", "vidur", "", "h100-sxm-80g", HLM_DTYPE_FP16, "fp16", 1.0, 0.05, 1200},
-    {"H100-SXM", "NN", "xla", "xla", "h100-sxm-80g", HLM_DTYPE_BF16, "bf16", 1 / 1.05, 0.06, 40},
-    {"H100-SXM", "TN", "aic", "trtllm", "h100-sxm-80g", HLM_DTYPE_BF16, "bf16", 1 / 1.10, 0.065,
+    {"H100-SXM", "TN", "vidur", "", "h100-sxm-80g", HLM_DTYPE_FP16, "fp16", 0.95, 0.05, 1200},
+    {"H100-SXM", "NN", "xla", "xla", "h100-sxm-80g", HLM_DTYPE_BF16, "bf16", 0.95 / 1.05, 0.06, 40},
+    {"H100-SXM", "TN", "aic", "trtllm", "h100-sxm-80g", HLM_DTYPE_BF16, "bf16", 0.95 / 1.10, 0.065,
      5000},
     {"A100-80-PCIe", "TN", "neusight", "", "a100-sxm-80g", HLM_DTYPE_FP32, "fp32", 1.0, 0.05, 800},
     {"H100-SXM", "TN", "neusight", "", "h100-sxm-80g", HLM_DTYPE_FP32, "fp32", 1.0, 0.05, 800},
@@ -117,24 +117,31 @@ struct attention_case {
     const char *gpu, *dtype_text, *pass, *causal, *kernel, *device;
     double max_median;
     int min_rows;
+    enum hlm_attention_kernel which;
 };
 
 static const struct attention_case attention_cases[] = {
-    {"A100-80-SXM", "fp16", "fwd+bwd", "1", "fa2", "a100-sxm-80g", 0.02, 12},
-    {"A100-80-SXM", "fp16", "fwd+bwd", "0", "fa2", "a100-sxm-80g", 0.02, 9},
-    {"A100-80-SXM", "bf16", "fwd", "1", "sglang0.5.10:flash_attention", "a100-sxm-80g", 0.15, 100},
-    {"H100-SXM", "fp16", "fwd", "1", "fa3", "h100-sxm-80g", 0.04, 18},
-    {"H100-SXM", "fp16", "fwd", "0", "fa3", "h100-sxm-80g", 0.05, 17},
-    {"H200-SXM", "bf16", "bwd", "1", "cudnn91901", "h100-sxm-80g", 0.02, 5},
-    {"H200-SXM", "bf16", "bwd", "0", "cudnn91901", "h200-sxm-141g", 0.02, 5},
-    {"H200-SXM", "bf16", "fwd", "1", "cudnn91901", "h200-sxm-141g", 0.02, 5},
-    {"H200-SXM", "bf16", "fwd", "0", "cudnn91901", "h200-sxm-141g", 0.02, 5},
+    {"A100-80-SXM", "fp16", "fwd+bwd", "1", "fa2", "a100-sxm-80g", 0.02, 12, HLM_ATTENTION_BEST},
+    {"A100-80-SXM", "fp16", "fwd+bwd", "0", "fa2", "a100-sxm-80g", 0.02, 9, HLM_ATTENTION_BEST},
+    {"A100-80-SXM", "bf16", "fwd", "1", "sglang0.5.10:flash_attention", "a100-sxm-80g", 0.15, 100,
+     HLM_ATTENTION_BEST},
+    {"A100-80-SXM", "fp16", "fwd+bwd", "1", "fa1", "a100-sxm-80g", 0.07, 12, HLM_ATTENTION_FLASH_1},
+    {"H100-SXM", "fp16", "fwd", "1", "fa2", "h100-sxm-80g", 0.03, 18, HLM_ATTENTION_FLASH_2},
+    {"H100-SXM", "fp16", "fwd+bwd", "1", "fa2", "h100-sxm-80g", 0.05, 12, HLM_ATTENTION_FLASH_2},
+    {"H100-SXM", "fp16", "fwd+bwd", "0", "fa2", "h100-sxm-80g", 0.05, 12, HLM_ATTENTION_FLASH_2},
+    {"H100-SXM", "fp16", "fwd", "1", "fa3", "h100-sxm-80g", 0.04, 18, HLM_ATTENTION_BEST},
+    {"H100-SXM", "fp16", "fwd", "0", "fa3", "h100-sxm-80g", 0.05, 17, HLM_ATTENTION_BEST},
+    {"H200-SXM", "bf16", "bwd", "1", "cudnn91901", "h100-sxm-80g", 0.02, 5, HLM_ATTENTION_BEST},
+    {"H200-SXM", "bf16", "bwd", "0", "cudnn91901", "h200-sxm-141g", 0.02, 5, HLM_ATTENTION_BEST},
+    {"H200-SXM", "bf16", "fwd", "1", "cudnn91901", "h200-sxm-141g", 0.02, 5, HLM_ATTENTION_BEST},
+    {"H200-SXM", "bf16", "fwd", "0", "cudnn91901", "h200-sxm-141g", 0.02, 5, HLM_ATTENTION_BEST},
 };
 enum { NUM_ATTENTION_CASES = sizeof attention_cases / sizeof attention_cases[0] };
 
 /* The operator of one pass, with the traffic of fused attention: q, k, v, out (twice in backward).
  */
-static struct hlm_op attention_op(char *const *fields, bool backward)
+static struct hlm_op attention_op(char *const *fields, bool backward,
+                                  enum hlm_attention_kernel which)
 {
     const double batch = atof(fields[4]), seq = atof(fields[5]), heads = atof(fields[7]);
     const double kv_heads = atof(fields[8]), dims = atof(fields[9]) + atof(fields[10]);
@@ -144,6 +151,8 @@ static struct hlm_op attention_op(char *const *fields, bool backward)
     return (struct hlm_op){
         .kind = backward ? HLM_OP_ATTENTION_BWD : HLM_OP_ATTENTION_FWD,
         .dtype = HLM_DTYPE_BF16,
+        .operands = {-1, -1, -1, -1, -1, -1, -1, -1},
+        .attention_kernel = which,
         .batch = (int32_t)batch,
         .seq_len = (int64_t)seq,
         .heads = (int32_t)heads,
@@ -167,8 +176,8 @@ static void use_attention_row(char *const *fields, const struct hlm_device *cons
             strcmp(fields[13], c->kernel) != 0) {
             continue;
         }
-        const struct hlm_op forward = attention_op(fields, false);
-        const struct hlm_op backward = attention_op(fields, true);
+        const struct hlm_op forward = attention_op(fields, false, c->which);
+        const struct hlm_op backward = attention_op(fields, true, c->which);
         double seconds = 0.0;
         if (strcmp(c->pass, "bwd") != 0) {
             seconds += hlm_kernel_seconds(devices[i], &forward);

@@ -83,6 +83,8 @@ static void check_attention(struct hlm_rng *rng, const struct hlm_device *device
                         .head_dim = 64 << hlm_rng_next_int(rng, 0, 2)};
     op.kv_heads = op.heads;
     op.v_head_dim = op.head_dim;
+    op.operands[3] = op.operands[4] = (int32_t)hlm_rng_next_int(rng, -1, 0);
+    op.attention_kernel = (enum hlm_attention_kernel)hlm_rng_next_int(rng, 0, 2);
     set_attention_work(&op);
     const double base_s = hlm_kernel_seconds(device, &op);
     assert_true(isfinite(base_s) && base_s > 0.0);
