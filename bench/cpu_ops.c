@@ -151,7 +151,7 @@ static enum hlm_status run_optimizer(struct bench *bench, double *total_s, struc
     const struct hlm_op ops[] = {
         {.kind = HLM_OP_FILL_ZERO, .m = count, .operands = {0}, .bytes = size},
         {.kind = HLM_OP_SUM_SQUARES, .m = count, .operands = {0, 4}, .bytes = size},
-        {.kind = HLM_OP_ADAMW, .m = count, .operands = {0, 1, 2, 3}, .bytes = 7.0 * size},
+        {.kind = HLM_OP_ADAMW, .m = count, .operands = {0, 1, 2, 3, -1}, .bytes = 7.0 * size},
     };
     void *memory[5];
     for (int i = 0; i < 5; i++) {

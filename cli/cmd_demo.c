@@ -62,7 +62,8 @@ struct demo {
 
 static enum hlm_status profile(const struct demo *demo, bool full, struct hlm_err *err)
 {
-    const char *args[] = {"--profile", demo->folder, full ? NULL : "--quick", NULL};
+    const char *args[] = {"--profile", demo->folder, "--backend", "cpu", full ? NULL : "--quick",
+                          NULL};
     const struct hlm_ranks_job job = {
         .transport = HLM_TRANSPORT_THREAD, .num_ranks = 1, .args = args, .timeout_s = 120.0};
     return hlm_ranks_run(demo->arena, &job, err);
@@ -128,6 +129,8 @@ static enum hlm_status run_plan(const struct demo *demo, const struct layout *la
                           "--data",
                           demo->text_path,
                           "--virtual-time",
+                          "--backend",
+                          "cpu",
                           "--steps",
                           hlm_arena_printf(demo->arena, "%d", NUM_STEPS),
                           "--warmup",

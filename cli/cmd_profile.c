@@ -33,10 +33,11 @@ static enum hlm_status measure(struct hlm_arena *arena, const struct profile_opt
                                enum hlm_transport transport, struct hlm_err *err)
 {
     const int32_t ranks = num_ranks(transport);
-    const char *args[8] = {"--profile", options->output, "--ranks",
-                           hlm_arena_printf(arena, "%d", (int)ranks)};
+    const char *args[10] = {"--profile", options->output,
+                            "--ranks",   hlm_arena_printf(arena, "%d", (int)ranks),
+                            "--backend", options->backend == HLM_RUN_BACKEND_CUDA ? "cuda" : "cpu"};
     if (options->quick) {
-        args[4] = "--quick";
+        args[6] = "--quick";
     }
     const struct hlm_ranks_job job = {.transport = transport, .num_ranks = ranks, .args = args};
     return hlm_ranks_run(arena, &job, err);

@@ -58,7 +58,7 @@ static enum hlm_status check_options(struct hlm_arena *arena, const struct run_o
                         (long long)options->warmup, (long long)options->steps);
     }
     if (options->emulate_rank >= 0) {
-        return hlm_fail(err, HLM_ENV, "--emulate-rank needs the CUDA backend");
+        return hlm_fail(err, HLM_ENV, "--emulate-rank is not in this version");
     }
     if (options->data != NULL && access(options->data, R_OK) != 0) {
         return hlm_fail(err, HLM_INPUT, "%s: cannot be read", options->data);
@@ -94,11 +94,14 @@ static const char *absolute_path(struct hlm_arena *arena, const char *path)
 }
 
 static enum hlm_status run_ranks(struct hlm_arena *arena, const struct run_options *options,
-                                 enum hlm_transport transport, const struct hlm_plan *plan,
-                                 const char *output, struct hlm_err *err)
+                                 enum hlm_run_backend backend, enum hlm_transport transport,
+                                 const struct hlm_plan *plan, const char *output,
+                                 struct hlm_err *err)
 {
     const char *args[24] = {NULL};
     int n = 0;
+    args[n++] = "--backend";
+    args[n++] = hlm_run_backend_texts[backend];
     args[n++] = "--plan";
     args[n++] = absolute_path(arena, options->plan);
     args[n++] = "--output";
@@ -188,7 +191,7 @@ static enum hlm_status run(struct hlm_arena *arena, const void *pointer, struct 
     }
     int32_t rank = 0;
     const bool speaks = !hlm_ranks_inside(&rank) || rank == 0;
-    enum hlm_status status = run_ranks(arena, options, transport, plan, output, err);
+    enum hlm_status status = run_ranks(arena, options, backend, transport, plan, output, err);
     if (status == HLM_OK && speaks) {
         status = answer(arena, options, plan, output, err);
     }

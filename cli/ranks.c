@@ -76,33 +76,37 @@ enum hlm_status hlm_ranks_program(struct hlm_arena *arena, const char **out, str
     return HLM_OK;
 }
 
-/* Why there is no CUDA here. */
-static const char *no_cuda_reason(void)
+/* The cheapest question that tells a machine without GPUs; what else may be missing the ranks find
+ * out. */
+static bool has_driver(void)
 {
     void *driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
-    if (driver == NULL) {
-        return "no NVIDIA driver (libcuda.so.1) on this machine";
+    if (driver != NULL) {
+        dlclose(driver);
     }
-    dlclose(driver);
-    return "this version has no CUDA backend";
+    return driver != NULL;
 }
 
 enum hlm_status hlm_ranks_choose(enum hlm_run_backend *backend, enum hlm_transport *transport,
                                  const char *hosts, bool quiet, struct hlm_err *err)
 {
-    if (*backend == HLM_RUN_BACKEND_CUDA) {
-        return hlm_fail(err, HLM_ENV, "--backend cuda: %s", no_cuda_reason());
+    static const char no_driver[] = "no NVIDIA driver (libcuda.so.1) on this machine";
+    const bool driver = has_driver();
+    if (*backend == HLM_RUN_BACKEND_CUDA && !driver) {
+        return hlm_fail(err, HLM_ENV, "--backend cuda: %s", no_driver);
     }
     if (*transport == HLM_TRANSPORT_NCCL) {
-        return hlm_fail(err, HLM_ENV, "--transport nccl: %s", no_cuda_reason());
+        return hlm_fail(err, HLM_ENV, "--transport nccl: %s",
+                        driver ? "the runner of this version talks over threads and MPI only"
+                               : no_driver);
     }
     if (*transport == HLM_TRANSPORT_THREAD && hosts != NULL) {
         return hlm_fail(err, HLM_USAGE, "--hosts needs --transport mpi: threads share one machine");
     }
-    if (*backend == HLM_RUN_BACKEND_AUTO) {
+    if (*backend == HLM_RUN_BACKEND_AUTO && !driver) {
         *backend = HLM_RUN_BACKEND_CPU;
         if (!quiet) {
-            fprintf(stderr, "running on the CPU: %s\n", no_cuda_reason());
+            fprintf(stderr, "running on the CPU: %s\n", no_driver);
         }
     }
     if (*transport == HLM_TRANSPORT_AUTO) {

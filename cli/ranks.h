@@ -28,9 +28,9 @@ extern const char *const hlm_transport_texts[];
 HLM_MUST_CHECK enum hlm_status hlm_ranks_program(struct hlm_arena *arena, const char **out,
                                                  struct hlm_err *err);
 
-/* What this build can do of a wished backend and transport. auto: cpu, saying once on stderr why
- * not cuda (unless quiet); threads, or mpi where hosts are given. HLM_ENV: a wished one that is not
- * there. */
+/* What of a wished backend and transport can be had. auto without a driver: cpu, saying so once on
+ * stderr (unless quiet); with one it stays auto, and the ranks decide. Transport auto: threads, or
+ * mpi where hosts are given. HLM_ENV: a wished one that is not there. */
 HLM_MUST_CHECK enum hlm_status hlm_ranks_choose(enum hlm_run_backend *backend,
                                                 enum hlm_transport *transport, const char *hosts,
                                                 bool quiet, struct hlm_err *err);
@@ -47,7 +47,8 @@ struct hlm_ranks_job {
  * hlm_ranks_run starts this process's rank only, and only rank 0 has an answer to print. */
 bool hlm_ranks_inside(int32_t *out_rank);
 
-/* Runs to the end; errors as hlm_launch_run. HLM_ENV inside torchrun: the CPU transports can't meet there. */
+/* Runs to the end; errors as hlm_launch_run. HLM_ENV inside torchrun: the CPU transports can't meet
+ * there. */
 HLM_MUST_CHECK enum hlm_status hlm_ranks_run(struct hlm_arena *arena,
                                              const struct hlm_ranks_job *job, struct hlm_err *err);
 

@@ -14,7 +14,8 @@ const char *const hlm_cuda_gate_texts[] = {
 
 static const char module_name[] = "libhlmplan_cuda.so";
 
-/* What is open while the gates are tried. */
+/* What is open while the gates are tried. Nothing is closed again: NVIDIA's libraries, and the C++
+ * library under them, keep memory and handlers that outlive a dlclose. */
 struct attempt {
     void *driver, *library;
     const struct hlm_cuda_module *module;
@@ -104,16 +105,6 @@ static enum hlm_status try_gate(enum hlm_cuda_gate gate, const struct hlm_cuda_l
     return HLM_OK;
 }
 
-static void close_attempt(const struct attempt *attempt)
-{
-    if (attempt->library != NULL) {
-        dlclose(attempt->library);
-    }
-    if (attempt->driver != NULL) {
-        dlclose(attempt->driver);
-    }
-}
-
 enum hlm_status hlm_cuda_open(const struct hlm_cuda_loader *loader, struct hlm_cuda *out,
                               enum hlm_cuda_gate *gate, struct hlm_err *err)
 {
@@ -121,7 +112,6 @@ enum hlm_status hlm_cuda_open(const struct hlm_cuda_loader *loader, struct hlm_c
     for (int i = 0; i < HLM_NUM_CUDA_GATES; i++) {
         const enum hlm_cuda_gate tried = (enum hlm_cuda_gate)i;
         if (try_gate(tried, loader, &attempt, err) != HLM_OK) {
-            close_attempt(&attempt);
             if (gate != NULL) {
                 *gate = tried;
             }

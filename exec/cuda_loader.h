@@ -39,7 +39,7 @@ struct hlm_cuda {
 };
 
 /* Passes the gates and fills *out. HLM_ENV: one stayed shut; *gate (may be NULL) tells which, and
- * the message says why. What was loaded stays loaded to the end of the process on success only. */
+ * the message says why. What was loaded stays loaded to the end of the process. */
 HLM_MUST_CHECK enum hlm_status hlm_cuda_open(const struct hlm_cuda_loader *loader,
                                              struct hlm_cuda *out, enum hlm_cuda_gate *gate,
                                              struct hlm_err *err);

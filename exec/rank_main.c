@@ -4,17 +4,14 @@
 #include <stdio.h>
 #include <string.h>
 
-#include <cblas.h>
-
 #include "base/file.h"
 #include "base/opt.h"
+#include "exec/backend_choice.h"
 #include "exec/machine.h"
 #include "exec/profiler.h"
 #include "exec/rank.h"
 
-static const char *const backend_texts[] = {"auto", "cpu", "cuda", NULL};
 static const char *const transport_texts[] = {"thread", "mpi", NULL};
-enum { BACKEND_AUTO, BACKEND_CPU, BACKEND_CUDA };
 enum { TRANSPORT_THREAD, TRANSPORT_MPI };
 
 struct rank_options {
@@ -47,7 +44,7 @@ static const struct hlm_opt options_table[] = {
      AT(backend),
      .def = "auto",
      .arg = "NAME",
-     .enums = backend_texts,
+     .enums = hlm_backend_choice_texts,
      .help = "where operators run"},
     {.name = "transport",
      .type = HLM_OPT_ENUM,
@@ -131,7 +128,8 @@ struct rank_thread {
     struct hlm_err err;
 };
 
-static struct hlm_rank_config rank_config(const struct job *job, struct hlm_arena *arena)
+static struct hlm_rank_config rank_config(const struct job *job,
+                                          const struct hlm_chosen_backend *chosen)
 {
     const struct rank_options *options = job->options;
     return (struct hlm_rank_config){.plan = job->plan,
@@ -141,10 +139,9 @@ static struct hlm_rank_config rank_config(const struct job *job, struct hlm_aren
                                     .num_warmup_steps = (int32_t)options->warmup,
                                     .optimizer = hlm_optimizer_default,
                                     .virtual_time = options->virtual_time,
-                                    .backend = "cpu",
+                                    .backend = chosen->name,
                                     .transport = transport_texts[options->transport],
-                                    .backend_library =
-                                        hlm_arena_strdup(arena, openblas_get_config()),
+                                    .backend_library = chosen->library,
                                     .num_cores = hlm_machine_num_cores()};
 }
 
@@ -163,18 +160,28 @@ static enum hlm_status write_measurement(struct hlm_arena *arena, const struct j
 
 static enum hlm_status run_rank(struct hlm_arena *arena, const struct job *job,
                                 struct hlm_comm *comm, struct hlm_heartbeat *heartbeat,
-                                struct hlm_backend *backend, struct hlm_err *err)
+                                const struct hlm_chosen_backend *chosen, struct hlm_err *err)
 {
+    if (chosen->why_not_cuda != NULL && comm->rank == 0) {
+        hlm_heartbeat_progress(heartbeat, "running on the CPU: %s", chosen->why_not_cuda);
+    }
     if (job->plan == NULL) {
         const struct hlm_profiler_config config = {.directory = job->options->profile,
                                                    .quick = job->options->quick};
-        return hlm_profiler_run(arena, &config, backend, comm, heartbeat, err);
+        return hlm_profiler_run(arena, &config, chosen->backend, comm, heartbeat, err);
     }
-    const struct hlm_rank_config config = rank_config(job, arena);
+    const struct hlm_rank_config config = rank_config(job, chosen);
     const struct hlm_measurement *measurement = NULL;
-    HLM_TRY(hlm_rank_run(arena, &config, backend, comm, heartbeat, &measurement, err));
+    HLM_TRY(hlm_rank_run(arena, &config, chosen->backend, comm, heartbeat, &measurement, err));
     hlm_heartbeat_set(heartbeat, config.num_steps, NULL, "writing of the measurement", false);
     return write_measurement(arena, job, measurement, err);
+}
+
+/* Which of the ranks of this machine this one is: all of them, where no launcher says otherwise. */
+static int32_t local_rank(int32_t rank)
+{
+    struct hlm_rank_env env;
+    return hlm_rank_env_read(&env) ? env.local_rank : rank;
 }
 
 /* Heartbeat and backend live around the run; a failure is reported before the peers are told to
@@ -183,23 +190,24 @@ static enum hlm_status run_with_heartbeat(const struct job *job, struct hlm_comm
                                           struct hlm_err *err)
 {
     struct hlm_heartbeat *heartbeat = NULL;
-    struct hlm_backend *backend = NULL;
+    struct hlm_chosen_backend chosen = {0};
     struct hlm_arena *arena = hlm_arena_new();
     if (job->pin) {
         hlm_machine_pin(comm->rank);
     }
     enum hlm_status status = hlm_heartbeat_start(comm->rank, &heartbeat, err);
     if (status == HLM_OK) {
-        status = hlm_backend_cpu_new(&backend, err);
+        status = hlm_backend_choose(arena, (enum hlm_backend_choice)job->options->backend,
+                                    local_rank(comm->rank), &chosen, err);
     }
     if (status == HLM_OK) {
-        status = run_rank(arena, job, comm, heartbeat, backend, err);
+        status = run_rank(arena, job, comm, heartbeat, &chosen, err);
     }
     if (status != HLM_OK) {
         hlm_heartbeat_report(heartbeat, err);
         comm->ops->abort(comm);
     }
-    hlm_backend_free(backend);
+    hlm_backend_free(chosen.backend);
     hlm_heartbeat_stop(heartbeat, status == HLM_OK);
     hlm_arena_free(arena); /* the heartbeat tells of actions whose texts it holds */
     return status;
@@ -291,9 +299,10 @@ static enum hlm_status check_options(const struct rank_options *options, struct 
         return hlm_fail(err, HLM_USAGE, "--warmup %lld leaves none of %lld steps to measure",
                         (long long)options->warmup, (long long)options->steps);
     }
-    return options->backend == BACKEND_CUDA
-               ? hlm_fail(err, HLM_ENV, "this build has no CUDA backend")
-               : HLM_OK;
+    if (options->profile != NULL && options->backend == HLM_BACKEND_CHOICE_CUDA) {
+        return hlm_fail(err, HLM_ENV, "this version profiles CPUs only");
+    }
+    return HLM_OK;
 }
 
 static enum hlm_status run(struct hlm_arena *arena, const struct rank_options *options,

@@ -54,8 +54,8 @@ static void try_switches(struct lister *lister, struct hlm_strategy strategy)
     for (int32_t zero = 0; zero <= (strategy.dp > 1 ? 1 : 0); zero++) {
         for (int32_t schedule = 0; schedule < HLM_NUM_SCHEDULES; schedule++) {
             const bool same = schedule == HLM_SCHEDULE_GPIPE && strategy.pp == 1;
-            if (!same && wanted(require->zero, -1, zero) &&
-                wanted(require->schedule, -1, schedule)) {
+            if (!same && hlm_schedule_is_searched((enum hlm_schedule_kind)schedule) &&
+                wanted(require->zero, -1, zero) && wanted(require->schedule, -1, schedule)) {
                 strategy.zero = zero;
                 strategy.schedule = (enum hlm_schedule_kind)schedule;
                 try_strategy(lister, strategy);
@@ -126,6 +126,12 @@ enum hlm_status hlm_columns_list(struct hlm_arena *arena, const struct hlm_searc
                                  const struct hlm_strategy **out, int32_t *out_num,
                                  struct hlm_err *err)
 {
+    const int32_t schedule = problem->require.schedule;
+    if (schedule >= 0 && schedule < HLM_NUM_SCHEDULES &&
+        !hlm_schedule_is_searched((enum hlm_schedule_kind)schedule)) {
+        return hlm_fail(err, HLM_NO, "the search does not cover schedule %s",
+                        hlm_schedule_texts[schedule]);
+    }
     struct lister lister = {.problem = problem,
                             .arena = arena,
                             .num_devices = hlm_cluster_num_devices(problem->cluster)};

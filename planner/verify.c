@@ -180,7 +180,8 @@ static enum hlm_status audit_family(struct audit *audit, struct hlm_strategy fam
         strategy.schedule = (enum hlm_schedule_kind)(choice / 2);
         struct hlm_err reason;
         hlm_strategy_complete(&strategy);
-        if ((strategy.zero > 0 && strategy.dp == 1) ||
+        if (!hlm_schedule_is_searched(strategy.schedule) ||
+            (strategy.zero > 0 && strategy.dp == 1) ||
             (strategy.schedule == HLM_SCHEDULE_GPIPE && strategy.pp == 1) ||
             !agrees(audit->require->zero, -1, strategy.zero) ||
             !agrees(audit->require->schedule, -1, (int32_t)strategy.schedule) ||

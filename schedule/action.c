@@ -15,7 +15,7 @@ enum { MAX_DIGITS = 9, TEXT_BYTES = 32 };
 
 static bool has_microbatch(enum hlm_action_kind kind)
 {
-    return kind != HLM_ACTION_REDUCE_GRAD && kind != HLM_ACTION_OPTIMIZER;
+    return kind < HLM_ACTION_REDUCE_GRAD;
 }
 
 void hlm_action_format(struct hlm_action action, char out[TEXT_BYTES])
@@ -80,4 +80,39 @@ enum hlm_status hlm_action_parse(const char *text, struct hlm_action *out, struc
     }
     *out = action;
     return HLM_OK;
+}
+
+static const char pair_text[] = "OVERLAP_F_B";
+enum { PAIR_BYTES = 64 };
+
+void hlm_action_format_pair(struct hlm_action forward, struct hlm_action backward,
+                            char out[PAIR_BYTES])
+{
+    char first[TEXT_BYTES], second[TEXT_BYTES];
+    hlm_action_format(forward, first);
+    hlm_action_format(backward, second);
+    snprintf(out, PAIR_BYTES, "(%.22s;%.22s)%s", first, second, pair_text);
+}
+
+/* The action in text[0, length). */
+static bool parse_part(const char *text, size_t length, enum hlm_action_kind kind,
+                       struct hlm_action *out)
+{
+    char part[TEXT_BYTES] = {0};
+    struct hlm_err ignored;
+    if (length >= sizeof part) {
+        return false;
+    }
+    memcpy(part, text, length);
+    return hlm_action_parse(part, out, &ignored) == HLM_OK && out->kind == kind;
+}
+
+bool hlm_action_parse_pair(const char *text, struct hlm_action *forward,
+                           struct hlm_action *backward)
+{
+    const char *semicolon = strchr(text, ';');
+    const char *end = semicolon == NULL ? NULL : strchr(semicolon, ')');
+    return text[0] == '(' && end != NULL && strcmp(end + 1, pair_text) == 0 &&
+           parse_part(text + 1, (size_t)(semicolon - text) - 1, HLM_ACTION_F, forward) &&
+           parse_part(semicolon + 1, (size_t)(end - semicolon) - 1, HLM_ACTION_B, backward);
 }

@@ -5,6 +5,11 @@
  * microbatch 1), "1RECV_F1" (stage 1 receives it), "1SEND_B0" (stage 1 sends the gradient of its
  * input), "0RECV_B0". B is a full backward, I and W its input-gradient and weight-gradient halves.
  * REDUCE_GRAD and OPTIMIZER close a step.
+ *
+ * OVERLAP_F_B says that the F and the B behind it, of two stages of the rank, run as one: they
+ * start when both have their inputs and end together. It has the stage of the F and no microbatch;
+ * in the text of a schedule the three are one cell, "(0F3;3B1)OVERLAP_F_B". Who can't overlap them
+ * may run them one after the other.
  */
 #ifndef HLM_SCHEDULE_ACTION_H
 #define HLM_SCHEDULE_ACTION_H
@@ -22,8 +27,10 @@
     X(I, "I")                                                                                      \
     X(W, "W")                                                                                      \
     X(SEND_F, "SEND_F")                                                                            \
-    X(RECV_F, "RECV_F") X(SEND_B, "SEND_B") X(RECV_B, "RECV_B") X(REDUCE_GRAD, "REDUCE_GRAD")      \
-        X(OPTIMIZER, "OPTIMIZER")
+    X(RECV_F, "RECV_F")                                                                            \
+    X(SEND_B, "SEND_B")                                                                            \
+    X(RECV_B, "RECV_B")                                                                            \
+    X(REDUCE_GRAD, "REDUCE_GRAD") X(OPTIMIZER, "OPTIMIZER") X(OVERLAP_F_B, "OVERLAP_F_B")
 enum hlm_action_kind {
 #define X(name, text) HLM_ACTION_##name,
     HLM_ACTION_MAP(X)
@@ -35,14 +42,21 @@ extern const char *const hlm_action_texts[]; /* ends with NULL */
 struct hlm_action {
     enum hlm_action_kind kind;
     int32_t stage;
-    int32_t microbatch; /* -1 for REDUCE_GRAD and OPTIMIZER */
+    int32_t microbatch; /* -1 for REDUCE_GRAD, OPTIMIZER and OVERLAP_F_B */
 };
 
-/* "0F3" into out (at least 32 bytes); "0REDUCE_GRAD", "0OPTIMIZER" without a microbatch. */
+/* "0F3" into out (at least 32 bytes); "0REDUCE_GRAD", "0OPTIMIZER", "0OVERLAP_F_B" without a
+ * microbatch. */
 void hlm_action_format(struct hlm_action action, char out[32]);
 /* The reverse; HLM_INPUT with the text when it is none. */
 HLM_MUST_CHECK enum hlm_status hlm_action_parse(const char *text, struct hlm_action *out,
                                                 struct hlm_err *err);
+
+/* "(0F3;3B1)OVERLAP_F_B" into out (at least 64 bytes), and the reverse: false where the text is not
+ * that of an F and a B. */
+void hlm_action_format_pair(struct hlm_action forward, struct hlm_action backward, char out[64]);
+bool hlm_action_parse_pair(const char *text, struct hlm_action *forward,
+                           struct hlm_action *backward);
 
 static inline bool hlm_action_is_compute(enum hlm_action_kind kind)
 {
@@ -54,7 +68,9 @@ struct hlm_rank_actions {
     int32_t num_actions;
 };
 
-/* num_stages = num_ranks * chunks; stage_rank[s] is the rank that owns stage s. */
+/* num_stages = num_ranks * chunks; stage_rank[s] is the rank that owns stage s: s modulo num_ranks,
+ * but in zb-v, v-half, v-min and dualpipe-v (two chunks, down the ranks and up again) rank r owns
+ * stages r and num_stages - 1 - r. */
 struct hlm_schedule {
     enum hlm_schedule_kind kind;
     int32_t num_ranks, num_stages, num_microbatches;
@@ -64,21 +80,70 @@ struct hlm_schedule {
 };
 
 /* The compute actions of a schedule (no sends yet). One row of a table per kind: builder, legality,
- * activations in flight. HLM_NO with the rule when (num_ranks, chunks, num_microbatches) is not
- * legal. */
+ * activations in flight. The orders are those of the publications, made for stages of equal times
+ * (list_schedule.h has one for others):
+ *   gpipe         all forwards, then all backwards
+ *   1f1b          num_ranks - 1 - r forwards ahead on rank r, then a forward and a backward in turn
+ *   1f1b-overlap  twice as many forwards ahead
+ *   interleaved   1f1b over chunks >= 2 a rank, in groups of microbatches
+ *   zb-h1         1f1b with I and W apart, W put off by r microbatches
+ *   zb-h2         1f1b-overlap with I and W apart, W put off by 2 r microbatches
+ *   zb-v          two chunks, I and W apart, as much memory as 1f1b
+ *   v-half, v-min the same with about 1/2 and 1/3 of the memory of 1f1b
+ *   dualpipe-v    two chunks, a forward and a backward of two microbatches as one
+ * HLM_NO with the rule when (num_ranks, chunks, num_microbatches) is not legal; chunks must be
+ * within hlm_schedule_chunks. */
 HLM_MUST_CHECK enum hlm_status hlm_schedule_build(struct hlm_arena *arena,
                                                   enum hlm_schedule_kind kind, int32_t num_ranks,
                                                   int32_t chunks, int32_t num_microbatches,
                                                   const struct hlm_schedule **out,
                                                   struct hlm_err *err);
 
+/* Whether hlmplan plan considers the kind: it has a bound of its own and a simulation without
+ * lists. The others are priced when asked for. */
+bool hlm_schedule_is_searched(enum hlm_schedule_kind kind);
+
+/* The same with what only some kinds have. */
+struct hlm_schedule_params {
+    enum hlm_schedule_kind kind;
+    int32_t num_ranks, chunks, num_microbatches;
+    /* interleaved: microbatches that go through a chunk before the next chunk's turn (Megatron's
+     * microbatch-group-size-per-virtual-pipeline-stage), num_ranks .. num_microbatches, and the
+     * last group has at least num_ranks of them; 0: num_ranks. Others: 0. */
+    int32_t group_size;
+};
+HLM_MUST_CHECK enum hlm_status hlm_schedule_build_with(struct hlm_arena *arena,
+                                                       const struct hlm_schedule_params *params,
+                                                       const struct hlm_schedule **out,
+                                                       struct hlm_err *err);
+
 /* The first of the stages that a rank owns; its OPTIMIZER action bears it. */
 int32_t hlm_schedule_first_stage(const struct hlm_schedule *schedule, int32_t rank);
 
-/* Most microbatches whose activations stage s holds at once (closed form; equals what the actions
- * give: gpipe m; 1f1b min(m, num_stages - s)). */
+/* Most microbatches whose activations stage s holds at once, exactly what the actions give: from F
+ * until B or W has run. Closed forms: gpipe m; 1f1b min(m, p - s); 1f1b-overlap min(m, 2 (p - s) -
+ * 1); zb-h1 min(m, p); zb-h2 min(m, 2 p - 1). The kinds with chunks are built and counted
+ * (hlm_schedule_in_flights, which a caller that needs all stages, or groups, keeps); interleaved
+ * can't be asked, as num_stages does not say how many chunks there are. */
 int32_t hlm_schedule_in_flight(enum hlm_schedule_kind kind, int32_t num_stages,
                                int32_t num_microbatches, int32_t stage);
+
+/* The same for all stages of any schedule, from its lists: [num_stages]. */
+const int32_t *hlm_schedule_in_flights(struct hlm_arena *arena,
+                                       const struct hlm_schedule *schedule);
+
+/* Memory over time, in any unit: what rank r holds while its k-th compute action runs (a pair
+ * counts as one), and its peak. F takes amounts[stage], B or W frees it; a pair takes, then frees.
+ * amounts NULL: one a stage and microbatch, so that the result counts chunk activations. Depends on
+ * the order alone; hlm_simulate says when. */
+struct hlm_rank_memory {
+    const int64_t *held; /* [num_actions] */
+    int32_t num_actions;
+    int64_t peak;
+};
+const struct hlm_rank_memory *hlm_schedule_memory(struct hlm_arena *arena,
+                                                  const struct hlm_schedule *schedule,
+                                                  const int64_t *amounts);
 
 /* Adds sends and receives by the rule that gives a globally consistent order (PyTorch): walk all
  * ranks in time; when a producer runs, its send is appended behind it and, at that moment, the
@@ -89,11 +154,12 @@ const struct hlm_schedule *hlm_schedule_lower(struct hlm_arena *arena,
                                               const struct hlm_schedule *schedule);
 
 /* The invariants of any schedule: every stage on one rank; per stage exactly m F, and B or (I, W)
- * once per microbatch, F before B/I before W; lowered: sends and receives match one to one and in
- * the same order per channel (from one rank to another), what is received is received before its
- * use, one REDUCE_GRAD a stage behind its last backward, one OPTIMIZER at the end of each list.
- * HLM_INPUT names the rank, the action and the rule (for schedules read from files). That the lists
- * make progress together is what hlm_simulate and hlm_schedule_rendezvous find out. */
+ * once per microbatch, F before B/I before W; OVERLAP_F_B before an F and a B; lowered: sends and
+ * receives match one to one and in the same order per channel (from one rank to another), what is
+ * received is received before its use, one REDUCE_GRAD a stage behind its last backward, one
+ * OPTIMIZER at the end of each list. HLM_INPUT names the rank, the action and the rule (for
+ * schedules read from files). That the lists make progress together is what hlm_simulate and
+ * hlm_schedule_rendezvous find out. */
 HLM_MUST_CHECK enum hlm_status hlm_schedule_verify(const struct hlm_schedule *schedule,
                                                    struct hlm_err *err);
 /* Asserts them (for schedules that we made). */

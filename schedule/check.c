@@ -93,6 +93,21 @@ static enum hlm_status check_reduce(struct audit *audit, struct hlm_action actio
     return HLM_OK;
 }
 
+/* Behind OVERLAP_F_B stand an F of its stage and a B that does not need it. */
+static enum hlm_status check_pair(struct audit *audit, struct hlm_action action)
+{
+    const struct hlm_rank_actions *list = &audit->schedule->ranks[audit->rank];
+    const struct hlm_action *next = &list->actions[audit->position + 1];
+    if (list->num_actions - audit->position < 3 || next[0].kind != HLM_ACTION_F ||
+        next[1].kind != HLM_ACTION_B || next[0].stage != action.stage ||
+        (next[0].stage == next[1].stage && next[0].microbatch == next[1].microbatch)) {
+        return fail_at(audit, action,
+                       "expected the forward of its stage and the backward of another microbatch "
+                       "or stage behind it");
+    }
+    return HLM_OK;
+}
+
 static enum hlm_status check_list(struct audit *audit)
 {
     const struct hlm_schedule *schedule = audit->schedule;
@@ -109,6 +124,8 @@ static enum hlm_status check_list(struct audit *audit)
         }
         if (action.kind == HLM_ACTION_REDUCE_GRAD) {
             HLM_TRY(check_reduce(audit, action));
+        } else if (action.kind == HLM_ACTION_OVERLAP_F_B) {
+            HLM_TRY(check_pair(audit, action));
         } else if (action.kind != HLM_ACTION_OPTIMIZER) {
             HLM_TRY(check_step(audit, action));
         }

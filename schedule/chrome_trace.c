@@ -16,6 +16,7 @@ static const char *const categories[] = {
     [HLM_ACTION_RECV_B] = "communication",
     [HLM_ACTION_REDUCE_GRAD] = "communication",
     [HLM_ACTION_OPTIMIZER] = "optimizer",
+    [HLM_ACTION_OVERLAP_F_B] = "pair",
 };
 
 /* Lane 0 of a rank is its compute; the others hold what runs beside it. */
@@ -143,6 +144,18 @@ static void write_memory(struct trace *trace, const struct hlm_timeline_rank *ra
     }
 }
 
+/* The action of an event: of a pair the marker with stage and microbatch of its forward. */
+static bool parse_event(const char *text, struct hlm_action *out)
+{
+    struct hlm_err ignored;
+    struct hlm_action backward;
+    if (hlm_action_parse_pair(text, out, &backward)) {
+        out->kind = HLM_ACTION_OVERLAP_F_B;
+        return true;
+    }
+    return hlm_action_parse(text, out, &ignored) == HLM_OK;
+}
+
 static void write_rank(struct trace *trace, const struct hlm_timeline_rank *rank)
 {
     int64_t busy_until_ns[NUM_LANES];
@@ -152,8 +165,7 @@ static void write_rank(struct trace *trace, const struct hlm_timeline_rank *rank
     int32_t num_lanes = 1;
     for (int32_t i = 0; i < rank->num_events; i++) {
         struct hlm_action action;
-        struct hlm_err ignored;
-        const bool known = hlm_action_parse(rank->events[i].action, &action, &ignored) == HLM_OK;
+        const bool known = parse_event(rank->events[i].action, &action);
         const bool beside =
             known && action.kind >= HLM_ACTION_SEND_F && action.kind <= HLM_ACTION_REDUCE_GRAD;
         const int32_t lane = beside ? take_lane(busy_until_ns, 1, &rank->events[i]) : 0;

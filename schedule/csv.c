@@ -12,12 +12,18 @@ const char *hlm_schedule_csv(struct hlm_arena *arena, const struct hlm_schedule 
         const struct hlm_rank_actions *list = &schedule->ranks[rank];
         const char *separator = "";
         for (int32_t i = 0; i < list->num_actions; i++) {
-            if (hlm_action_is_compute(list->actions[i].kind)) {
-                char name[32];
-                hlm_action_format(list->actions[i], name);
-                hlm_text_printf(&text, "%s%s", separator, name);
-                separator = ",";
+            const struct hlm_action *action = &list->actions[i];
+            char name[64];
+            if (action->kind == HLM_ACTION_OVERLAP_F_B) {
+                hlm_action_format_pair(action[1], action[2], name);
+                i += 2;
+            } else if (hlm_action_is_compute(action->kind)) {
+                hlm_action_format(*action, name);
+            } else {
+                continue;
             }
+            hlm_text_printf(&text, "%s%s", separator, name);
+            separator = ",";
         }
         hlm_text_add(&text, "\n", 1);
     }
@@ -48,9 +54,11 @@ const char *hlm_timeline_csv(struct hlm_arena *arena, const struct hlm_timeline 
     for (int32_t rank = 0; rank < timeline->num_ranks; rank++) {
         const struct hlm_timeline_rank *row = &timeline->ranks[rank];
         for (int32_t i = 0; i < row->num_events; i++) {
-            struct hlm_action action = {.stage = -1, .microbatch = -1};
+            struct hlm_action action = {.stage = -1, .microbatch = -1}, backward;
             struct hlm_err ignored;
-            const bool known = hlm_action_parse(row->events[i].action, &action, &ignored) == HLM_OK;
+            const bool known =
+                hlm_action_parse(row->events[i].action, &action, &ignored) == HLM_OK ||
+                hlm_action_parse_pair(row->events[i].action, &action, &backward);
             hlm_text_printf(&text, "%s,%d,%s,", timeline->source, row->rank, row->events[i].action);
             add_number(&text, known, action.stage);
             add_number(&text, known && action.microbatch >= 0, action.microbatch);
@@ -79,6 +87,26 @@ static bool is_blank(char c)
     return c == ' ' || c == '\t' || c == '\r';
 }
 
+/* Appends the action of a cell, or the three of a pair. */
+static bool read_action(struct reader *reader, const char *cell)
+{
+    struct hlm_action *next = &reader->actions[reader->num_actions];
+    struct hlm_err ignored;
+    if (hlm_action_parse_pair(cell, &next[1], &next[2])) {
+        next[0] = (struct hlm_action){HLM_ACTION_OVERLAP_F_B, next[1].stage, -1};
+        reader->num_actions += 3;
+        return true;
+    }
+    struct hlm_action action;
+    if (hlm_action_parse(cell, &action, &ignored) != HLM_OK ||
+        !hlm_action_is_compute(action.kind)) {
+        return false;
+    }
+    next[0] = action;
+    reader->num_actions++;
+    return true;
+}
+
 /* One cell, text[begin, end): an action, or nothing. line and column count from 1. */
 static enum hlm_status read_cell(struct reader *reader, size_t begin, size_t end, int32_t line,
                                  size_t column)
@@ -93,21 +121,16 @@ static enum hlm_status read_cell(struct reader *reader, size_t begin, size_t end
     if (begin == end) {
         return HLM_OK;
     }
-    char cell[48] = {0};
+    char cell[64] = {0};
     const size_t length = end - begin < sizeof cell - 1 ? end - begin : sizeof cell - 1;
     memcpy(cell, reader->text + begin, length);
-    struct hlm_action action;
-    struct hlm_err inner = {0};
-    const bool is_action = strlen(cell) == end - begin && /* no zero byte, not cut */
-                           hlm_action_parse(cell, &action, &inner) == HLM_OK &&
-                           hlm_action_is_compute(action.kind);
-    if (!is_action) {
+    const bool is_whole = strlen(cell) == end - begin; /* no zero byte, not cut */
+    if (!is_whole || !read_action(reader, cell)) {
         return hlm_fail(reader->err, HLM_INPUT,
-                        "%s:%d:%zu: expected a compute action such as 0F3, 2B0, 1I4 or 1W4, found "
-                        "\"%s\"",
+                        "%s:%d:%zu: expected a compute action such as 0F3, 2B0, 1I4, 1W4 or "
+                        "(0F3;3B1)OVERLAP_F_B, found \"%.47s\"",
                         reader->name, line, column, cell);
     }
-    reader->actions[reader->num_actions++] = action;
     return HLM_OK;
 }
 
@@ -213,25 +236,37 @@ static bool same_lists(const struct hlm_schedule *a, const struct hlm_schedule *
     return true;
 }
 
+/* Interleaved lists begin with a group of forwards of one stage. */
+static int32_t leading_forwards(const struct hlm_rank_actions *list)
+{
+    int32_t count = 0;
+    while (count < list->num_actions && list->actions[count].kind == HLM_ACTION_F &&
+           list->actions[count].stage == list->actions[0].stage) {
+        count++;
+    }
+    return count;
+}
+
 static enum hlm_schedule_kind recognize(struct hlm_arena *arena,
                                         const struct hlm_schedule *schedule)
 {
-    const int32_t chunks = schedule->num_stages / schedule->num_ranks;
-    enum hlm_schedule_kind kind = 0;
-    for (; kind < HLM_NUM_SCHEDULES; kind++) {
+    struct hlm_schedule_params params = {.num_ranks = schedule->num_ranks,
+                                         .chunks = schedule->num_stages / schedule->num_ranks,
+                                         .num_microbatches = schedule->num_microbatches};
+    for (; params.kind < HLM_NUM_SCHEDULES; params.kind++) {
+        params.group_size =
+            params.kind == HLM_SCHEDULE_INTERLEAVED ? leading_forwards(&schedule->ranks[0]) : 0;
         const struct hlm_arena_mark mark = hlm_arena_mark(arena);
         const struct hlm_schedule *known;
         struct hlm_err ignored;
-        const bool same =
-            hlm_schedule_build(arena, kind, schedule->num_ranks, chunks, schedule->num_microbatches,
-                               &known, &ignored) == HLM_OK &&
-            same_lists(known, schedule);
+        const bool same = hlm_schedule_build_with(arena, &params, &known, &ignored) == HLM_OK &&
+                          same_lists(known, schedule);
         hlm_arena_rewind(arena, mark);
         if (same) {
             break;
         }
     }
-    return kind;
+    return params.kind;
 }
 
 enum hlm_status hlm_schedule_from_csv(struct hlm_arena *arena, const char *name, const char *text,
@@ -239,7 +274,10 @@ enum hlm_status hlm_schedule_from_csv(struct hlm_arena *arena, const char *name,
                                       struct hlm_err *err)
 {
     const size_t num_lines = count_bytes(text, length, '\n') + 1;
-    const size_t num_cells = count_bytes(text, length, ',') + num_lines;
+    /* A pair, which has a semicolon, is three actions; so is, while it is read, what looks like it.
+     */
+    const size_t num_cells =
+        count_bytes(text, length, ',') + num_lines + 2 * count_bytes(text, length, ';');
     if (num_cells > INT32_MAX / 4) {
         return hlm_fail(err, HLM_INPUT, "%s: expected at most %d cells", name, INT32_MAX / 4);
     }

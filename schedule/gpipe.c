@@ -2,14 +2,15 @@
  */
 #include "schedule/builders.h"
 
-static int32_t fill(const struct hlm_schedule_shape *shape, int32_t rank, struct hlm_action *out)
+static void fill(const struct hlm_schedule_shape *shape, int32_t rank,
+                 struct hlm_action_writer *out)
 {
-    const int32_t num_microbatches = shape->num_microbatches;
-    for (int32_t i = 0; i < num_microbatches; i++) {
-        out[i] = (struct hlm_action){HLM_ACTION_F, rank, i};
-        out[num_microbatches + i] = (struct hlm_action){HLM_ACTION_B, rank, i};
+    for (int32_t i = 0; i < shape->num_microbatches; i++) {
+        hlm_action_write(out, HLM_ACTION_F, rank, i);
     }
-    return 2 * num_microbatches;
+    for (int32_t i = 0; i < shape->num_microbatches; i++) {
+        hlm_action_write(out, HLM_ACTION_B, rank, i);
+    }
 }
 
 static int32_t in_flight(int32_t num_stages, int32_t num_microbatches, int32_t stage)
@@ -20,7 +21,6 @@ static int32_t in_flight(int32_t num_stages, int32_t num_microbatches, int32_t s
 }
 
 const struct hlm_schedule_builder hlm_gpipe_builder = {
-    .check = hlm_schedule_check_one_chunk,
     .stage_rank = hlm_schedule_stage_rank_round_robin,
     .actions_per_microbatch = 2,
     .fill = fill,

@@ -53,27 +53,50 @@ static void append_message(struct lowering *lowering, struct hlm_action action)
                                action.microbatch});
 }
 
-/* Takes the next action of a rank; false where it has none or its input is not there. */
+/* Writes an action that runs; what it sends is left to the caller. */
+static void append_compute(struct lowering *lowering, int32_t rank, struct hlm_action action)
+{
+    append(lowering, rank, action);
+    lowering->num_gradients[action.stage] +=
+        action.kind == HLM_ACTION_B || action.kind == HLM_ACTION_W;
+}
+
+static void append_consequences(struct lowering *lowering, int32_t rank, struct hlm_action action)
+{
+    if (action.kind != HLM_ACTION_W) {
+        append_message(lowering, action);
+    }
+    if ((action.kind == HLM_ACTION_B || action.kind == HLM_ACTION_W) &&
+        lowering->num_gradients[action.stage] == lowering->schedule->num_microbatches) {
+        append(lowering, rank, (struct hlm_action){HLM_ACTION_REDUCE_GRAD, action.stage, -1});
+    }
+}
+
+/* Takes the next action of a rank, or pair; false where it has none or its input is not there. */
 static bool take(struct lowering *lowering, int32_t rank)
 {
     const struct hlm_rank_actions *list = &lowering->schedule->ranks[rank];
     if (lowering->next[rank] == list->num_actions) {
         return false;
     }
-    const struct hlm_action action = list->actions[lowering->next[rank]];
-    HLM_ASSERT(hlm_action_is_compute(action.kind));
-    if (!is_ready(lowering, action)) {
+    const struct hlm_action *actions = &list->actions[lowering->next[rank]];
+    const bool is_pair = actions[0].kind == HLM_ACTION_OVERLAP_F_B;
+    const struct hlm_action *first = is_pair ? actions + 1 : actions;
+    const int num_actions = is_pair ? 2 : 1;
+    HLM_ASSERT(hlm_action_is_compute(first->kind));
+    if (!is_ready(lowering, first[0]) || !is_ready(lowering, first[num_actions - 1])) {
         return false;
     }
-    lowering->next[rank]++;
-    append(lowering, rank, action);
-    if (action.kind != HLM_ACTION_W) {
-        append_message(lowering, action);
+    if (is_pair) {
+        append(lowering, rank, actions[0]);
     }
-    if ((action.kind == HLM_ACTION_B || action.kind == HLM_ACTION_W) &&
-        ++lowering->num_gradients[action.stage] == lowering->schedule->num_microbatches) {
-        append(lowering, rank, (struct hlm_action){HLM_ACTION_REDUCE_GRAD, action.stage, -1});
+    for (int i = 0; i < num_actions; i++) {
+        append_compute(lowering, rank, first[i]);
     }
+    for (int i = 0; i < num_actions; i++) {
+        append_consequences(lowering, rank, first[i]);
+    }
+    lowering->next[rank] += num_actions + is_pair;
     if (lowering->next[rank] == list->num_actions) {
         append(lowering, rank,
                (struct hlm_action){HLM_ACTION_OPTIMIZER,

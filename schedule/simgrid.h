@@ -72,7 +72,8 @@ const char *hlm_simgrid_command(struct hlm_arena *arena, int32_t num_ranks,
 /* A schedule with tensor and data parallelism around it. World rank = (pipeline rank * dp + dp
  * index) * tp + tp index. */
 struct hlm_simgrid_job {
-    const struct hlm_schedule *schedule; /* messages in its lists are ignored, as in hlm_simulate */
+    /* Messages in its lists are ignored, as in hlm_simulate; no pairs. */
+    const struct hlm_schedule *schedule;
     /* Durations of F, B, I, W (or action_s) without the collectives below; nothing else is used. */
     const struct hlm_sim_costs *costs;
     const int64_t *send_forward_bytes,

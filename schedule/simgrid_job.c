@@ -123,6 +123,7 @@ static struct hlm_simgrid_program write_program(struct hlm_arena *arena, struct 
         HLM_ARENA_ARRAY(arena, struct hlm_simgrid_item, room(job, writer->pipeline_rank));
     int32_t index = 0;
     for (int32_t i = 0; i < list->num_actions; i++) {
+        HLM_ASSERT(list->actions[i].kind != HLM_ACTION_OVERLAP_F_B);
         if (hlm_action_is_compute(list->actions[i].kind)) {
             add_action(writer, list->actions[i], index++);
         }

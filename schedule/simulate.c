@@ -107,7 +107,10 @@ static void record(struct run *run, int32_t rank, struct hlm_action action, doub
                    double end_s)
 {
     run->events[rank][run->progress[rank].num_events] =
-        (struct hlm_sim_event){.action = action, .start_s = start_s, .end_s = end_s};
+        (struct hlm_sim_event){.action = action,
+                               .overlapped = {.kind = HLM_NUM_ACTIONS},
+                               .start_s = start_s,
+                               .end_s = end_s};
 }
 
 /* When the input of a step is there, given the end of what gives it. */
@@ -169,13 +172,81 @@ static inline bool take(struct run *run, int32_t rank, struct progress *mine,
     return true;
 }
 
+/* When the input of an action is there; UNKNOWN, and the rank waits for it, when that is not known.
+ * given_s: the end of what gives it, raised where it is later. */
+static double arrival_of(const struct run *run, struct progress *mine, struct hlm_action action,
+                         double *given_s)
+{
+    const struct step *step = &run->steps[(size_t)action.stage * NUM_COMPUTE + (size_t)action.kind];
+    if (step->need_base == NOBODY) {
+        return 0;
+    }
+    const int32_t index = step->need_base + action.microbatch;
+    if (run->ends[index] < 0) {
+        mine->waits_for = index;
+        return UNKNOWN;
+    }
+    *given_s = larger(*given_s, run->ends[index]);
+    return input_arrival(step, run->ends[index], mine->free_s);
+}
+
+static double pair_duration(const struct run *run, int32_t rank, const struct progress *mine,
+                            const struct hlm_action *pair)
+{
+    const struct hlm_sim_costs *costs = run->costs;
+    if (costs->action_s != NULL) {
+        return costs->action_s[rank][mine->num_events];
+    }
+    return costs->overlap_s != NULL
+               ? costs->overlap_s[pair[0].stage]
+               : costs->forward_s[pair[0].stage] + costs->backward_s[pair[1].stage];
+}
+
+/* Runs a forward and a backward as one; false where an input is not known yet. */
+static bool take_pair(struct run *run, int32_t rank, struct progress *mine,
+                      const struct hlm_action *pair)
+{
+    double given_s = 0;
+    const double forward_s = arrival_of(run, mine, pair[0], &given_s);
+    const double backward_s = forward_s < 0 ? UNKNOWN : arrival_of(run, mine, pair[1], &given_s);
+    if (backward_s < 0) {
+        return false;
+    }
+    const double start_s = larger(larger(forward_s, backward_s), mine->free_s);
+    const double duration_s = pair_duration(run, rank, mine, pair);
+    HLM_ASSERT(duration_s >= 0);
+    mine->wait_transfer_s += start_s - larger(mine->free_s, given_s);
+    if (mine->num_events == 0) {
+        mine->first_start_s = start_s;
+    }
+    if (run->events != NULL) {
+        record(run, rank, pair[0], start_s, start_s + duration_s);
+        run->events[rank][mine->num_events].overlapped = pair[1];
+    }
+    mine->busy_s += duration_s;
+    mine->free_s = start_s + duration_s;
+    mine->num_events++;
+    run->gradients_s[pair[1].stage] = mine->free_s;
+    for (int i = 0; i < 2; i++) {
+        const struct step *step =
+            &run->steps[(size_t)pair[i].stage * NUM_COMPUTE + (size_t)pair[i].kind];
+        give(run, step, pair[i].microbatch, mine->free_s);
+    }
+    return true;
+}
+
 static void advance(struct run *run, int32_t rank)
 {
     const struct hlm_rank_actions *list = &run->schedule->ranks[rank];
     struct progress *mine = &run->progress[rank];
     while (mine->next < list->num_actions) {
         const struct hlm_action action = list->actions[mine->next];
-        if (hlm_action_is_compute(action.kind) && !take(run, rank, mine, action)) {
+        if (action.kind == HLM_ACTION_OVERLAP_F_B) {
+            if (!take_pair(run, rank, mine, &list->actions[mine->next + 1])) {
+                return;
+            }
+            mine->next += 2;
+        } else if (hlm_action_is_compute(action.kind) && !take(run, rank, mine, action)) {
             return;
         }
         mine->next++;
@@ -286,6 +357,19 @@ static void finish(struct hlm_arena *arena, struct run *run, struct hlm_sim_resu
 
 /* ---- memory: depends on the order alone ---- */
 
+/* What an action, or a pair, takes before it runs, needs while it runs, and frees behind it. */
+struct need {
+    int64_t takes, transient, frees;
+};
+
+static struct need need_of(const struct hlm_sim_memory *memory, struct hlm_action action)
+{
+    const int64_t activation = memory->activation_bytes[action.stage];
+    const bool frees = action.kind == HLM_ACTION_B || action.kind == HLM_ACTION_W;
+    return (struct need){action.kind == HLM_ACTION_F ? activation : 0,
+                         memory->transient_bytes[action.stage], frees ? activation : 0};
+}
+
 /* The peak of one rank. Fills the bytes of its events, if there are any. */
 static int64_t walk_memory(const struct hlm_schedule *schedule, const struct hlm_sim_memory *memory,
                            int32_t rank, struct hlm_sim_event *events, int32_t num_events)
@@ -295,15 +379,21 @@ static int64_t walk_memory(const struct hlm_schedule *schedule, const struct hlm
     int32_t count = 0;
     const struct hlm_rank_actions *list = &schedule->ranks[rank];
     for (int32_t i = 0; i < list->num_actions; i++) {
-        const struct hlm_action action = list->actions[i];
-        if (!hlm_action_is_compute(action.kind)) {
+        const bool is_pair = list->actions[i].kind == HLM_ACTION_OVERLAP_F_B;
+        if (!is_pair && !hlm_action_is_compute(list->actions[i].kind)) {
             continue;
         }
-        const int64_t activation = memory->activation_bytes[action.stage];
-        held += action.kind == HLM_ACTION_F ? activation : 0;
-        const int64_t running = held + memory->transient_bytes[action.stage];
+        i += is_pair;
+        struct need need = need_of(memory, list->actions[i]);
+        if (is_pair) {
+            const struct need second = need_of(memory, list->actions[++i]);
+            need.transient += second.transient;
+            need.frees = second.frees;
+        }
+        held += need.takes;
+        const int64_t running = held + need.transient;
         peak = running > peak ? running : peak;
-        held -= action.kind == HLM_ACTION_B || action.kind == HLM_ACTION_W ? activation : 0;
+        held -= need.frees;
         if (events != NULL) {
             events[count].bytes = running;
             events[count++].bytes_after = held;

@@ -9,6 +9,9 @@
  *   it) + c. An MPI without progress threads pulls when the receiver is inside MPI; this reproduces
  *   SimGrid's replay of isend + recv.
  *
+ * A pair (OVERLAP_F_B) starts when both inputs are there and ends after overlap_s of its forward's
+ * stage, or after F + B where that is not given; both outputs leave then.
+ *
  * Messages on one directed channel arrive in order, because their producers end in order (buffered)
  * or because the receiver asks for one after the other (both sides).
  *
@@ -29,28 +32,30 @@
 struct hlm_sim_costs {
     const double *forward_s, *backward_s;       /* backward_s: B */
     const double *input_grad_s, *weight_grad_s; /* I and W; NULL: schedule has none */
+    const double *overlap_s;       /* F and a B as one, by the stage of the F; NULL: F + B */
     const double *send_forward_s;  /* [num_stages]: c from stage s to s + 1; last unused */
     const double *send_backward_s; /* [num_stages]: c from stage s to s - 1; first unused */
     const bool *needs_both_sides;  /* [num_stages]: boundary s | s + 1 */
     const double *reduce_s; /* gradient reduction of a stage, both sides of the optimizer apart */
     const double *optimizer_s; /* of a stage: update, ZeRO-1 parameter gather */
-    /* The last five arrays may be NULL: zeros, false. */
+    /* The five arrays above may be NULL: zeros, false. */
     double sync_s; /* gradient norm across all ranks */
     bool overlap_reduce;
-    /* Measured durations instead of those of F, B, I, W above; NULL: none. action_s[rank][k] is
-     * that of the rank's k-th compute action (messages, REDUCE_GRAD and OPTIMIZER in its list don't
-     * count). */
+    /* Measured durations instead of those of F, B, I, W and pairs above; NULL: none.
+     * action_s[rank][k] is that of the rank's k-th compute action (a pair is one; messages,
+     * REDUCE_GRAD and OPTIMIZER in its list don't count). */
     const double *const *action_s;
 };
 
 struct hlm_sim_memory {
     const int64_t *static_bytes;     /* per rank: parameters, gradients, optimizer, fixed */
     const int64_t *activation_bytes; /* per stage and microbatch in flight: F takes, B or W frees */
-    const int64_t *transient_bytes;  /* per stage, while one of its actions runs */
+    const int64_t *transient_bytes;  /* per stage, while one of its actions runs; a pair: of both */
 };
 
 struct hlm_sim_event {
     struct hlm_action action;
+    struct hlm_action overlapped; /* of a pair the B, action is its F; else kind HLM_NUM_ACTIONS */
     double start_s, end_s;
     int64_t bytes, bytes_after; /* held by the rank while it runs and behind it; 0 without memory */
 };

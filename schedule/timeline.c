@@ -117,8 +117,12 @@ static void add_events(struct hlm_arena *arena, const struct hlm_sim_rank *simul
         HLM_ARENA_ARRAY(arena, struct hlm_timeline_event, simulated->num_events);
     for (int32_t i = 0; i < simulated->num_events; i++) {
         const struct hlm_sim_event *event = &simulated->events[i];
-        char text[32];
-        hlm_action_format(event->action, text);
+        char text[64];
+        if (event->overlapped.kind == HLM_NUM_ACTIONS) {
+            hlm_action_format(event->action, text);
+        } else {
+            hlm_action_format_pair(event->action, event->overlapped, text);
+        }
         events[i] = (struct hlm_timeline_event){.action = hlm_arena_strdup(arena, text),
                                                 .start_s = event->start_s,
                                                 .end_s = event->end_s};

@@ -10,7 +10,7 @@
 #include "schedule/simulate.h"
 
 struct hlm_timeline_event {
-    const char *action; /* "0F3" */
+    const char *action; /* "0F3"; a pair is one event, "(0F3;3B1)OVERLAP_F_B" */
     double start_s, end_s;
     double cpu_s; /* thread CPU time of a measured compute action, 0: simulated */
 };
@@ -41,11 +41,11 @@ const struct hlm_timeline *hlm_timeline_from_simulation(struct hlm_arena *arena,
                                                         const struct hlm_sim_result *result);
 
 /* Chrome trace JSON: one process per timeline (predicted, measured), one thread per rank, durations
- * in microseconds (whole nanoseconds), category forward | backward | communication | optimizer
- * (other: not an action of ours), args with stage and microbatch; a counter track per rank for
- * memory where bytes are known. Events of one thread may not overlap in this format, so what runs
- * beside a rank's compute (messages, gradient reduction) stands in threads of its own below the
- * rank's, as many as overlap. */
+ * in microseconds (whole nanoseconds), category forward | backward | pair | communication |
+ * optimizer (other: not an action of ours), args with stage and microbatch; a counter track per
+ * rank for memory where bytes are known. Events of one thread may not overlap in this format, so
+ * what runs beside a rank's compute (messages, gradient reduction) stands in threads of its own
+ * below the rank's, as many as overlap. */
 const char *hlm_chrome_trace(struct hlm_arena *arena, const struct hlm_timeline *const *timelines,
                              int32_t num_timelines);
 
@@ -53,13 +53,14 @@ const char *hlm_chrome_trace(struct hlm_arena *arena, const struct hlm_timeline 
  * (empty cells where an action has no stage or microbatch). */
 const char *hlm_timeline_csv(struct hlm_arena *arena, const struct hlm_timeline *timeline);
 
-/* PyTorch's compute_only CSV of a schedule: a line per rank, a cell per compute action, no idle
- * cells. */
+/* PyTorch's compute_only CSV of a schedule: a line per rank, a cell per compute action or pair, no
+ * idle cells. */
 const char *hlm_schedule_csv(struct hlm_arena *arena, const struct hlm_schedule *schedule);
 
 /* Its reader: any file in that form, also with empty (idle) cells and blanks around a cell; the
  * rank of a stage is the line it stands in. Obeys hlm_schedule_verify afterwards. `kind` is that of
- * the known schedule with the same lists, else HLM_NUM_SCHEDULES: an order of its own. HLM_INPUT
+ * the known schedule with the same lists (interleaved: of any group size), else HLM_NUM_SCHEDULES:
+ * an order of its own. HLM_INPUT
  * names line and column of a bad cell, or rank and action of a broken rule. */
 HLM_MUST_CHECK enum hlm_status hlm_schedule_from_csv(struct hlm_arena *arena, const char *name,
                                                      const char *text, size_t length,

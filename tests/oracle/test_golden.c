@@ -64,6 +64,7 @@ static void check_model(const char *name, bool sp)
         {.dp = 2, .microbatch_size = 2},
         {.tp = 2, .microbatch_size = 4},
         {.pp = 4, .schedule = HLM_SCHEDULE_1F1B},
+        {.pp = 4, .schedule = HLM_SCHEDULE_1F1B_OVERLAP},
         {.dp = 2, .tp = 2, .pp = 2, .schedule = HLM_SCHEDULE_1F1B},
         {.tp = 2, .sp = sp, .microbatch_size = 4},
         {.tp = 2, .pp = 2, .sp = sp, .microbatch_size = 2, .recompute = HLM_RECOMPUTE_SELECTIVE}};

@@ -99,10 +99,10 @@ struct experiment {
 };
 
 static double *spread_out(struct hlm_arena *arena, const struct experiment *experiment,
-                          double seconds, uint64_t key)
+                          int32_t num_stages, double seconds, uint64_t key)
 {
-    double *values = HLM_ARENA_ARRAY(arena, double, experiment->pp);
-    for (int32_t stage = 0; stage < experiment->pp; stage++) {
+    double *values = HLM_ARENA_ARRAY(arena, double, num_stages);
+    for (int32_t stage = 0; stage < num_stages; stage++) {
         values[stage] = seconds * (1 + experiment->spread * hlm_rng_uniform(key, (uint64_t)stage));
     }
     return values;
@@ -127,24 +127,38 @@ static void add_rings(const struct hlm_simgrid_cluster *cluster, double *seconds
     }
 }
 
+struct durations {
+    double *forward_s, *backward_s, *input_grad_s, *weight_grad_s;
+};
+
+static struct hlm_sim_costs costs_of(const struct durations *durations)
+{
+    return (struct hlm_sim_costs){.forward_s = durations->forward_s,
+                                  .backward_s = durations->backward_s,
+                                  .input_grad_s = durations->input_grad_s,
+                                  .weight_grad_s = durations->weight_grad_s};
+}
+
 static double predict(struct hlm_arena *arena, const struct experiment *experiment,
                       const struct hlm_simgrid_cluster *cluster,
-                      const struct hlm_schedule *schedule, double *forward_s, double *backward_s)
+                      const struct hlm_schedule *schedule, const struct durations *durations)
 {
-    const int32_t pp = experiment->pp;
-    add_rings(cluster, forward_s, pp, experiment->forward_all_reduces, experiment->tp,
-              (double)experiment->tp_bytes);
-    add_rings(cluster, backward_s, pp, experiment->backward_all_reduces, experiment->tp,
-              (double)experiment->tp_bytes);
+    const int32_t num_stages = schedule->num_stages;
+    const double tp_bytes = (double)experiment->tp_bytes;
+    add_rings(cluster, durations->forward_s, num_stages, experiment->forward_all_reduces,
+              experiment->tp, tp_bytes);
+    add_rings(cluster, durations->backward_s, num_stages, experiment->backward_all_reduces,
+              experiment->tp, tp_bytes);
+    add_rings(cluster, durations->input_grad_s, num_stages, experiment->backward_all_reduces,
+              experiment->tp, tp_bytes);
     const double c = cluster->alpha_s + (double)experiment->message_bytes / cluster->bytes_per_s;
     const double reduce_s = hlm_simgrid_ring_seconds(cluster, HLM_SIMGRID_ALL_REDUCE,
                                                      experiment->dp, (double)experiment->dp_bytes);
-    const struct hlm_sim_costs costs = {.forward_s = forward_s,
-                                        .backward_s = backward_s,
-                                        .send_forward_s = pipeline_fill(arena, pp, c),
-                                        .send_backward_s = pipeline_fill(arena, pp, c),
-                                        .needs_both_sides = pipeline_both_sides(arena, pp),
-                                        .reduce_s = pipeline_fill(arena, pp, reduce_s)};
+    struct hlm_sim_costs costs = costs_of(durations);
+    costs.send_forward_s = pipeline_fill(arena, num_stages, c);
+    costs.send_backward_s = pipeline_fill(arena, num_stages, c);
+    costs.needs_both_sides = pipeline_both_sides(arena, num_stages);
+    costs.reduce_s = pipeline_fill(arena, num_stages, reduce_s);
     return pipeline_run(arena, schedule, &costs).reduce_end_s;
 }
 
@@ -155,22 +169,26 @@ static void check_experiment(struct hlm_arena *arena, const struct experiment *e
         .num_ranks = pp * experiment->tp * experiment->dp, .alpha_s = 10e-6, .bytes_per_s = 10e9};
     const struct hlm_schedule *schedule =
         pipeline_build(arena, experiment->kind, pp, experiment->num_microbatches);
-    double *forward_s = spread_out(arena, experiment, experiment->forward_s, 1);
-    double *backward_s = spread_out(arena, experiment, experiment->backward_s, 2);
-    const struct hlm_sim_costs compute = {.forward_s = forward_s, .backward_s = backward_s};
+    const int32_t num_stages = schedule->num_stages;
+    const struct durations durations = {
+        spread_out(arena, experiment, num_stages, experiment->forward_s, 1),
+        spread_out(arena, experiment, num_stages, experiment->backward_s, 2),
+        spread_out(arena, experiment, num_stages, 0.6 * experiment->backward_s, 3),
+        spread_out(arena, experiment, num_stages, 0.4 * experiment->backward_s, 4)};
+    const struct hlm_sim_costs compute = costs_of(&durations);
     const struct hlm_simgrid_job job = {
         .schedule = schedule,
         .costs = &compute,
-        .send_forward_bytes = same_bytes(arena, pp, experiment->message_bytes),
-        .send_backward_bytes = same_bytes(arena, pp, experiment->message_bytes),
+        .send_forward_bytes = same_bytes(arena, num_stages, experiment->message_bytes),
+        .send_backward_bytes = same_bytes(arena, num_stages, experiment->message_bytes),
         .tp = experiment->tp,
         .dp = experiment->dp,
         .forward_all_reduces = experiment->forward_all_reduces,
         .backward_all_reduces = experiment->backward_all_reduces,
-        .tp_bytes = same_bytes(arena, pp, experiment->tp_bytes),
-        .dp_bytes = same_bytes(arena, pp, experiment->dp_bytes)};
+        .tp_bytes = same_bytes(arena, num_stages, experiment->tp_bytes),
+        .dp_bytes = same_bytes(arena, num_stages, experiment->dp_bytes)};
     const double simgrid_s = replay(arena, &cluster, hlm_simgrid_programs(arena, &job));
-    const double ours_s = predict(arena, experiment, &cluster, schedule, forward_s, backward_s);
+    const double ours_s = predict(arena, experiment, &cluster, schedule, &durations);
     print_message("%-28s SimGrid %.6f s, ours %.6f s, %+.4f %%\n", experiment->name, simgrid_s,
                   ours_s, 100 * (ours_s / simgrid_s - 1));
     check_close(ours_s, simgrid_s, 1e-3);
@@ -196,6 +214,18 @@ static const struct experiment pipelines[] = {
      0, 0},
 };
 
+/* The other kinds: chunks, halves. */
+static const struct experiment kinds[] = {
+    {"1f1b-overlap", HLM_SCHEDULE_1F1B_OVERLAP, 8, 32, 1, 1, 10e-3, 20e-3, 0.5, 4194304, 0, 0, 0,
+     0},
+    {"interleaved", HLM_SCHEDULE_INTERLEAVED, 8, 32, 1, 1, 10e-3, 20e-3, 0.5, 4194304, 0, 0, 0, 0},
+    {"zb-h1", HLM_SCHEDULE_ZB_H1, 8, 32, 1, 1, 10e-3, 20e-3, 0.5, 4194304, 0, 0, 0, 0},
+    {"zb-h2", HLM_SCHEDULE_ZB_H2, 8, 32, 1, 1, 10e-3, 20e-3, 0.5, 4194304, 0, 0, 0, 0},
+    {"zb-v", HLM_SCHEDULE_ZB_V, 8, 32, 1, 1, 10e-3, 20e-3, 0.5, 4194304, 0, 0, 0, 0},
+    {"v-half", HLM_SCHEDULE_V_HALF, 8, 32, 1, 1, 10e-3, 20e-3, 0.5, 4194304, 0, 0, 0, 0},
+    {"v-min", HLM_SCHEDULE_V_MIN, 8, 32, 1, 1, 10e-3, 20e-3, 0.5, 4194304, 0, 0, 0, 0},
+};
+
 /* Messages are small against compute here: where one shares a link with a ring (a gradient that
  * travels while its sender already reduces), SimGrid halves the bandwidth of both and our
  * simulator, which has no contention between kinds of traffic, does not. */
@@ -212,6 +242,13 @@ static void test_pipelines(void **state)
 {
     for (size_t i = 0; i < sizeof pipelines / sizeof pipelines[0]; i++) {
         check_experiment(*state, &pipelines[i]);
+    }
+}
+
+static void test_kinds(void **state)
+{
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        check_experiment(*state, &kinds[i]);
     }
 }
 
@@ -255,6 +292,7 @@ int main(void)
     }
     const struct CMUnitTest tests[] = {
         pipeline_test(test_pipelines),
+        pipeline_test(test_kinds),
         pipeline_test(test_combined),
         pipeline_test(test_rings),
     };

@@ -38,12 +38,38 @@ static inline const bool *pipeline_both_sides(struct hlm_arena *arena, int32_t n
     return values;
 }
 
+/* With as few chunks as the kind has; NULL where there is no such schedule. */
 static inline const struct hlm_schedule *
-pipeline_build(struct hlm_arena *arena, enum hlm_schedule_kind kind, int32_t p, int32_t m)
+pipeline_try(struct hlm_arena *arena, enum hlm_schedule_kind kind, int32_t p, int32_t m)
 {
     const struct hlm_schedule *schedule = NULL;
     struct hlm_err err = {0};
-    check_ok(hlm_schedule_build(arena, kind, p, 1, m, &schedule, &err), &err);
+    const enum hlm_status status =
+        hlm_schedule_build(arena, kind, p, hlm_schedule_chunks(kind).min, m, &schedule, &err);
+    assert_true(status == HLM_OK || status == HLM_NO);
+    return schedule;
+}
+
+static inline const struct hlm_schedule *
+pipeline_build(struct hlm_arena *arena, enum hlm_schedule_kind kind, int32_t p, int32_t m)
+{
+    const struct hlm_schedule *schedule = pipeline_try(arena, kind, p, m);
+    if (schedule == NULL) {
+        fail_msg("no %s for p %d, m %d", hlm_schedule_texts[kind], p, m);
+    }
+    return schedule;
+}
+
+/* The same by name: chunks and group size as given, 0 for the least and the default. */
+static inline const struct hlm_schedule *pipeline_build_with(struct hlm_arena *arena,
+                                                             struct hlm_schedule_params params)
+{
+    const struct hlm_schedule *schedule = NULL;
+    struct hlm_err err = {0};
+    if (params.chunks == 0) {
+        params.chunks = hlm_schedule_chunks(params.kind).min;
+    }
+    check_ok(hlm_schedule_build_with(arena, &params, &schedule, &err), &err);
     return schedule;
 }
 
@@ -98,6 +124,7 @@ static inline const struct hlm_schedule *pipeline_lower_naively(struct hlm_arena
         int32_t count = 0;
         for (int32_t i = 0; i < list->num_actions; i++) {
             const struct hlm_action action = list->actions[i];
+            assert_true(hlm_action_is_compute(action.kind)); /* pairs: see hlm_schedule_lower */
             const bool forward = action.kind == HLM_ACTION_F;
             const int32_t giver = action.stage + (forward ? -1 : 1);
             const int32_t taker = action.stage + (forward ? 1 : -1);

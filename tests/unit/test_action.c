@@ -18,6 +18,7 @@ static void test_format(void **state)
         {{HLM_ACTION_RECV_B, 999999999, 999999999}, "999999999RECV_B999999999"},
         {{HLM_ACTION_REDUCE_GRAD, 7, -1}, "7REDUCE_GRAD"},
         {{HLM_ACTION_OPTIMIZER, 0, -1}, "0OPTIMIZER"},
+        {{HLM_ACTION_OVERLAP_F_B, 2, -1}, "2OVERLAP_F_B"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         char text[32];
@@ -65,6 +66,35 @@ static void test_parse_refuses(void **state)
     }
 }
 
+static void test_pairs(void **state)
+{
+    (void)state;
+    const struct hlm_action f = {HLM_ACTION_F, 999999999, 3}, b = {HLM_ACTION_B, 3, 999999999};
+    struct hlm_action forward = {0}, backward = {0};
+    char text[64];
+    hlm_action_format_pair(f, b, text);
+    assert_string_equal(text, "(999999999F3;3B999999999)OVERLAP_F_B");
+    assert_true(hlm_action_parse_pair(text, &forward, &backward));
+    assert_memory_equal(&forward, &f, sizeof f);
+    assert_memory_equal(&backward, &b, sizeof b);
+    const char *const refused[] = {"",
+                                   "0F1",
+                                   "(0F1;1B0)",
+                                   "(0F1;1B0)OVERLAP_F_B ",
+                                   "0F1;1B0)OVERLAP_F_B",
+                                   "(0F1,1B0)OVERLAP_F_B",
+                                   "(0B1;1F0)OVERLAP_F_B",
+                                   "(0F1;1I0)OVERLAP_F_B",
+                                   "(0F1;)OVERLAP_F_B",
+                                   "(;1B0)OVERLAP_F_B",
+                                   "(0F1;1B0;1B1)OVERLAP_F_B",
+                                   "(0F1;1B0",
+                                   "(0F0000000000000000000000000000000000000001;1B0)OVERLAP_F_B"};
+    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++) {
+        assert_false(hlm_action_parse_pair(refused[i], &forward, &backward));
+    }
+}
+
 static void test_compute(void **state)
 {
     (void)state;
@@ -79,6 +109,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_format),
         cmocka_unit_test(test_parse_refuses),
+        cmocka_unit_test(test_pairs),
         cmocka_unit_test(test_compute),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -101,6 +101,22 @@ static void test_lowered_rules(void **state)
     check_ok(hlm_schedule_verify(make(*state, true, 2, good), &err), &err);
 }
 
+static void test_pair_rules(void **state)
+{
+    const struct row rows[] = {
+        {{"0F0 0B0 0F1 0B1 0OVERLAP_F_B", "1F0 1B0 1F1 1B1"}, "action 5 (0OVERLAP_F_B): expected"},
+        {{"0F0 0OVERLAP_F_B 0B0 0F1 0B1", "1F0 1B0 1F1 1B1"}, "action 2 (0OVERLAP_F_B)"},
+        {{"0F0 0OVERLAP_F_B 0F1 0I0 0W0 0B1", "1F0 1B0 1F1 1B1"}, "action 2 (0OVERLAP_F_B)"},
+        {{"0F0 0F1 0OVERLAP_F_B", "1F0 1B0 1F1 1B1"}, "action 3 (0OVERLAP_F_B)"},
+        {{"0OVERLAP_F_B 0F0 0B0 0F1 0B1", "1F0 1B0 1F1 1B1"}, "action 1 (0OVERLAP_F_B)"},
+        {{"0F0 1OVERLAP_F_B 0F1 0B0 0B1", "1F0 1B0 1F1 1B1"}, "expected a stage of this rank"},
+    };
+    check_rows(*state, false, 2, rows, sizeof rows / sizeof rows[0]);
+    struct hlm_err err = {0};
+    const char *const good[2] = {"0F0 0OVERLAP_F_B 0F1 0B0 0B1", "1F0 1B0 1F1 1B1"};
+    check_ok(hlm_schedule_verify(make(*state, false, 2, good), &err), &err);
+}
+
 static void test_placement(void **state)
 {
     struct hlm_schedule schedule = *pipeline_build(*state, HLM_SCHEDULE_1F1B, 2, 2);
@@ -116,6 +132,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         pipeline_test(test_compute_rules),
         pipeline_test(test_lowered_rules),
+        pipeline_test(test_pair_rules),
         pipeline_test(test_placement),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -35,6 +35,7 @@ static const struct hlm_timeline_event events[] = {
     {"0I0", 5e-3, 6e-3, 0},
     {"0REDUCE_GRAD", 6e-3, 7e-3, 0},
     {"0OPTIMIZER", 7e-3, 8e-3, 0},
+    {"(0F5;0B4)OVERLAP_F_B", 7.5e-3, 8e-3, 0},
     {"load \"data\"", 8e-3, 9e-3, 0},
 };
 static const struct hlm_timeline_memory memory[] = {{0, 1000}, {2e-3, 123456789012}};
@@ -58,6 +59,9 @@ static void test_events(void **state)
         {"0OPTIMIZER",
          "{\"name\":\"0OPTIMIZER\",\"ph\":\"X\",\"pid\":1,\"tid\":49,\"cat\":\"optimizer\","
          "\"ts\":7000,\"dur\":1000,\"args\":{\"stage\":0}}"},
+        {"(0F5;0B4)OVERLAP_F_B",
+         "{\"name\":\"(0F5;0B4)OVERLAP_F_B\",\"ph\":\"X\",\"pid\":1,\"tid\":49,\"cat\":\"pair\","
+         "\"ts\":7500,\"dur\":500,\"args\":{\"stage\":0,\"microbatch\":5}}"},
         {"process_name",
          "{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":1,\"tid\":0,\"args\":{\"name\":"
          "\"measured\"}}"},

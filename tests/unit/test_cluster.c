@@ -42,9 +42,9 @@ static void test_node_types(void **state)
         check_ok(hlm_device_load(arena, cluster->groups[0].device.name, &device, &err), &err);
         assert_string_equal(hlm_json_digest(arena, &hlm_device_table, &cluster->groups[0].device),
                             hlm_json_digest(arena, &hlm_device_table, device));
-        assert_int_equal(hlm_cluster_num_devices(cluster), 8);
+        assert_int_equal(hlm_cluster_num_devices(cluster), cluster->groups[0].devices_per_node);
     }
-    assert_int_equal(count, 5);
+    assert_int_equal(count, 14);
 }
 
 static void test_every_device_has_a_node_type(void **state)

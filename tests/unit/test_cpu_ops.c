@@ -367,7 +367,7 @@ static void test_adamw(void **state)
         g[17] = 0.0; /* a parameter that nothing depends on: 0 / (0 + eps) */
         op_check_memory_new(check, &grad, OP_CHECK_FLOAT, COUNT, g);
         run(check, &op, HLM_OP_ADAMW,
-            OPERANDS(grad.data, memory[0].data, memory[1].data, memory[2].data), &scalars);
+            OPERANDS(grad.data, memory[0].data, memory[1].data, memory[2].data, NULL), &scalars);
         for (int i = 0; i < COUNT; i++) {
             adamw_step(&scalars, g[i], &expected[0][i], &expected[1][i], &expected[2][i]);
         }

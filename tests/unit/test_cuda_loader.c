@@ -1,6 +1,9 @@
 /* The gates in front of the CUDA module, as far as they can be shut without it. Where the module
  * was built, tests/gpu/test_cuda_module.c goes on. */
 #include <dlfcn.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #include "tests/support/check.h"
 
@@ -55,12 +58,31 @@ static void test_no_module(void **state)
                "file");
 }
 
-/* No module beside the tests' programs, nor where the dynamic linker looks. */
-static void test_no_module_beside(void **state)
+static bool module_is_beside_program(void)
+{
+    char path[PATH_MAX + sizeof "libhlmplan_cuda.so"];
+    const ssize_t length = readlink("/proc/self/exe", path, PATH_MAX);
+    assert_true(length > 0);
+    path[length] = '\0';
+    strcpy(strrchr(path, '/') + 1, "libhlmplan_cuda.so");
+    return access(path, F_OK) == 0;
+}
+
+/* The build puts the module, where there is one, beside the programs: then these gates open. */
+static void test_module_beside_program(void **state)
 {
     (void)state;
     const struct hlm_cuda_loader loader = {.driver = any_library};
-    check_shut(&loader, HLM_CUDA_GATE_MODULE, "libhlmplan_cuda.so: cannot open");
+    struct hlm_err err = {0};
+    struct hlm_cuda cuda = {0};
+    enum hlm_cuda_gate gate = HLM_NUM_CUDA_GATES;
+    if (!module_is_beside_program()) {
+        check_shut(&loader, HLM_CUDA_GATE_MODULE, "libhlmplan_cuda.so: cannot open");
+    } else if (hlm_cuda_open(&loader, &cuda, &gate, &err) != HLM_OK) {
+        assert_true(gate > HLM_CUDA_GATE_VERSION);
+    } else {
+        assert_true(cuda.module != NULL && cuda.num_devices > 0);
+    }
 }
 
 static void test_other_library(void **state)
@@ -75,7 +97,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_no_driver),     cmocka_unit_test(test_this_machine),
-        cmocka_unit_test(test_no_module),     cmocka_unit_test(test_no_module_beside),
+        cmocka_unit_test(test_no_module),     cmocka_unit_test(test_module_beside_program),
         cmocka_unit_test(test_other_library),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -721,6 +721,59 @@ static void kind_of_a_text(void **state)
     assert_string_equal(kind, "?");
 }
 
+/* A kind as others write it. */
+struct foreign_item {
+    int32_t num, maybe;
+    double truth;
+    const char *const *tags;
+    int32_t num_tags;
+};
+static const struct hlm_json_field foreign_item_fields[] = {
+    {"num", HLM_JSON_INT, AT(foreign_item, num), HLM_FIELD_REQUIRED, .min = 0, .max = 9},
+    {"maybe", HLM_JSON_INT, AT(foreign_item, maybe), HLM_FIELD_NULLABLE, .def = 7},
+    {"truth", HLM_JSON_DOUBLE, AT(foreign_item, truth), HLM_FIELD_OR_BOOL},
+    {"tags", HLM_JSON_STRINGS, AT(foreign_item, tags), HLM_FIELD_OR_ONE,
+     .count_offset = offsetof(struct foreign_item, num_tags)},
+    {.name = HLM_JSON_OTHER_KEYS, .type = HLM_JSON_STRING},
+    {.name = NULL}};
+static const struct hlm_json_table foreign_item_table = {
+    "foreign_item", sizeof(struct foreign_item), foreign_item_fields};
+
+static void lists_of_others_are_read(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "[{\"num\":1,\"maybe\":null,\"truth\":true,\"tags\":\"x\",\"colour\":[{}]},"
+        "{\"num\":2,\"maybe\":3,\"truth\":0.5,\"tags\":[\"y\",\"z\"]},"
+        "{\"num\":3,\"truth\":\"no\"},{\"maybe\":1},7,{\"num\":4,\"num\":5}]";
+    struct hlm_arena *arena = hlm_arena_new();
+    struct hlm_err err;
+    struct hlm_json_list list;
+    check_ok(hlm_json_read_list(arena, "f", text, strlen(text), &foreign_item_table, &list, &err),
+             &err);
+    const struct foreign_item *items = list.objects;
+    assert_int_equal(list.num, 6);
+    assert_null(list.errors[0]);
+    assert_int_equal(items[0].maybe, 7);
+    assert_true(items[0].truth == 1.0);
+    assert_int_equal(items[0].num_tags, 1);
+    assert_string_equal(items[0].tags[0], "x");
+    assert_null(list.errors[1]);
+    assert_int_equal(items[1].maybe, 3);
+    assert_true(items[1].truth == 0.5);
+    assert_string_equal(items[1].tags[1], "z");
+    assert_int_equal(items[2].num, 3); /* what stands in front of the deviation */
+    assert_string_equal(list.errors[2], "f: $[2].truth: expected a number, found \"no\"");
+    assert_non_null(strstr(list.errors[3], "$[3]: the key \"num\" is missing"));
+    assert_string_equal(list.errors[4], "f: $[4]: expected an object, found 7");
+    assert_non_null(strstr(list.errors[5], "$[5].num: the key stands there more than once"));
+    check_fails(hlm_json_read_list(arena, "f", "7", 1, &foreign_item_table, &list, &err), HLM_INPUT,
+                &err, "f: $: expected an array, found 7");
+    check_fails(hlm_json_read_list(arena, "f", "[", 1, &foreign_item_table, &list, &err), HLM_INPUT,
+                &err, "ends too early");
+    hlm_arena_free(arena);
+}
+
 static void documentation_lists_every_key_once(void **state)
 {
     struct scene *scene = *state;
@@ -846,6 +899,7 @@ int main(void)
         scene_test(writer_without_a_table),
         scene_test(files_are_read),
         scene_test(kind_of_a_text),
+        cmocka_unit_test(lists_of_others_are_read),
         scene_test(documentation_lists_every_key_once),
         scene_test(foreign_values),
         scene_test(foreign_errors),

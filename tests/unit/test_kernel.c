@@ -137,14 +137,14 @@ static void test_grouped_gemm_fills_waves_together(void **state)
         .layout = HLM_GEMM_ANY, .flops_per_s = 50e12, .bytes_per_s = 1e12};
     const struct hlm_device_dtype row = {
         .dtype = HLM_DTYPE_BF16, .peak_flops_per_s = 100e12, .gemm = &slow, .num_gemm = 1};
-    struct hlm_device linear = device;
-    linear.dtypes = &row;
-    linear.num_dtypes = 1;
-    const double single_s = hlm_kernel_seconds(&linear, &one);
-    const double group_s = hlm_kernel_seconds(&linear, &grouped);
+    struct hlm_device simple = device;
+    simple.dtypes = &row;
+    simple.num_dtypes = 1;
+    const double single_s = hlm_kernel_seconds(&simple, &one);
+    const double group_s = hlm_kernel_seconds(&simple, &grouped);
     slow.grouped_frac = 0.5;
-    check_close(hlm_kernel_seconds(&linear, &grouped), group_s + grouped.flops / 50e12, 1e-12);
-    assert_true(hlm_kernel_seconds(&linear, &one) == single_s);
+    check_close(hlm_kernel_seconds(&simple, &grouped), group_s + grouped.flops / 50e12, 1e-12);
+    assert_true(hlm_kernel_seconds(&simple, &one) == single_s);
     /* Weight gradients: the experts share the reduction. */
     struct hlm_op nt = gemm(HLM_DTYPE_BF16, HLM_GEMM_NT, 256, 256, 8192);
     nt.kind = HLM_OP_GROUPED_GEMM;

@@ -44,11 +44,27 @@ static void test_keeps_compute(void **state)
 {
     struct hlm_arena *arena = *state;
     for (enum hlm_schedule_kind kind = 0; kind < HLM_NUM_SCHEDULES; kind++) {
-        const struct hlm_schedule *schedule = pipeline_build(arena, kind, 5, 7);
+        const struct hlm_schedule *schedule = pipeline_build(arena, kind, 5, 10);
         const struct hlm_schedule *lowered = hlm_schedule_lower(arena, schedule);
         assert_string_equal(hlm_schedule_csv(arena, lowered), hlm_schedule_csv(arena, schedule));
         assert_int_equal(lowered->kind, kind);
     }
+}
+
+/* A pair waits for both inputs; its receives stand before it, its sends behind it. */
+static void test_pairs(void **state)
+{
+    struct hlm_arena *arena = *state;
+    const struct hlm_schedule *lowered = hlm_schedule_lower(
+        arena, pipeline_from_csv(arena, "0F0,0F1,0B0,0B1\n1F0,(1F1;1B0)OVERLAP_F_B,1B1\n"));
+    hlm_schedule_check(lowered);
+    assert_string_equal(pipeline_text(arena, lowered, 0),
+                        "0F0,0SEND_F0,0F1,0SEND_F1,0RECV_B0,0B0,0RECV_B1,0B1");
+    assert_string_equal(pipeline_text(arena, lowered, 1),
+                        "1RECV_F0,1F0,1RECV_F1,1F1,1B0,1SEND_B0,1B1,1SEND_B1");
+    assert_int_equal(lowered->ranks[1].actions[3].kind, HLM_ACTION_OVERLAP_F_B);
+    struct hlm_err err = {0};
+    check_ok(hlm_schedule_rendezvous(arena, lowered, &err), &err);
 }
 
 static void test_single_rank(void **state)
@@ -63,9 +79,8 @@ static void test_single_rank(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        pipeline_test(test_closing_actions),
-        pipeline_test(test_v_shape),
-        pipeline_test(test_keeps_compute),
+        pipeline_test(test_closing_actions), pipeline_test(test_v_shape),
+        pipeline_test(test_keeps_compute),   pipeline_test(test_pairs),
         pipeline_test(test_single_rank),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,7 +6,7 @@ static void test_passes(void **state)
     struct hlm_err err = {0};
     for (enum hlm_schedule_kind kind = 0; kind < HLM_NUM_SCHEDULES; kind++) {
         const struct hlm_schedule *lowered =
-            hlm_schedule_lower(arena, pipeline_build(arena, kind, 16, 40));
+            hlm_schedule_lower(arena, pipeline_build(arena, kind, 16, 48));
         check_ok(hlm_schedule_rendezvous(arena, lowered, &err), &err);
     }
 }

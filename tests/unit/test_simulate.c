@@ -135,6 +135,58 @@ static void test_measured(void **state)
     assert_true(result.step_s == 31);
 }
 
+/* A pair starts when both inputs are there (for 1F1 at 2.5, for 1B0 at 3.5), and gives both outputs
+ * when it ends. */
+static void test_pairs(void **state)
+{
+    const struct hlm_schedule *schedule =
+        pipeline_from_csv(*state, "0F0,0F1,0B0,0B1\n1F0,(1F1;1B0)OVERLAP_F_B,1B1\n");
+    const double overlap_s[2] = {99, 4.5};
+    struct hlm_sim_costs costs = small_costs();
+    struct hlm_sim_result result = pipeline_run(*state, schedule, &costs);
+    const struct hlm_sim_event *pair = &result.ranks[1].events[1];
+    check_event(&result.ranks[1].events[0], "1F0", 1.5, 3.5);
+    check_event(pair, "1F1", 3.5, 9.5);
+    assert_memory_equal(&pair->overlapped, &((struct hlm_action){HLM_ACTION_B, 1, 0}),
+                        sizeof(struct hlm_action));
+    assert_int_equal(result.ranks[1].events[0].overlapped.kind, HLM_NUM_ACTIONS);
+    check_event(&result.ranks[1].events[2], "1B1", 9.5, 13.5);
+    check_event(&result.ranks[0].events[2], "0B0", 9.75, 12.75);
+    assert_int_equal(result.ranks[1].num_events, 5); /* with REDUCE_GRAD and OPTIMIZER */
+    assert_true(result.ranks[1].busy_s == 12);
+    costs.overlap_s = overlap_s;
+    result = pipeline_run(*state, hlm_schedule_lower(*state, schedule), &costs);
+    check_event(&result.ranks[1].events[1], "1F1", 3.5, 8);
+    check_event(&result.ranks[1].events[2], "1B1", 8, 12);
+    assert_true(result.ranks[1].busy_s == 10.5);
+    const double first[4] = {1, 1, 1, 1}, second[3] = {1, 2, 3};
+    const double *const measured[2] = {first, second};
+    costs.action_s = measured;
+    result = pipeline_run(*state, schedule, &costs);
+    check_event(&result.ranks[1].events[1], "1F1", 2.5, 4.5);
+    check_event(&result.ranks[1].events[2], "1B1", 4.5, 7.5);
+}
+
+/* A pair takes, runs with what both need, then frees. */
+static void test_memory_of_pairs(void **state)
+{
+    const struct hlm_schedule *schedule =
+        pipeline_from_csv(*state, "0F0,(0F1;0B0)OVERLAP_F_B,0B1\n");
+    const int64_t fixed[1] = {1000}, activation[1] = {100}, transient[1] = {1};
+    const struct hlm_sim_memory memory = {fixed, activation, transient};
+    const double second[1] = {1};
+    const struct hlm_sim_costs costs = {.forward_s = second, .backward_s = second};
+    struct hlm_sim_result result = {0};
+    struct hlm_err err = {0};
+    check_ok(hlm_simulate(*state, schedule, &costs, &memory, true, &result, &err), &err);
+    const int64_t running[3] = {1101, 1202, 1101}, after[3] = {1100, 1100, 1000};
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(result.ranks[0].events[i].bytes, running[i]);
+        assert_int_equal(result.ranks[0].events[i].bytes_after, after[i]);
+    }
+    assert_int_equal(result.ranks[0].peak_bytes, 1202);
+}
+
 static void test_memory(void **state)
 {
     const struct hlm_schedule *schedule = pipeline_build(*state, HLM_SCHEDULE_1F1B, 2, 3);
@@ -193,6 +245,8 @@ int main(void)
         pipeline_test(test_links),
         pipeline_test(test_two_stages_a_rank),
         pipeline_test(test_measured),
+        pipeline_test(test_pairs),
+        pipeline_test(test_memory_of_pairs),
         pipeline_test(test_memory),
         pipeline_test(test_memory_of_halves),
         pipeline_test(test_no_progress),

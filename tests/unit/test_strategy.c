@@ -59,6 +59,8 @@ static void names_the_rule_that_fails(void **state)
         {TINY_VIT, "seq_len", "9", "seq_len = 9 is not the 10 patches and class token"},
         {TINY_GPT, "pp", "6", "pp = 6 exceeds the 5 blocks"},
         {TINY_GPT, "vpp", "2", "one model chunk per rank, found vpp = 2"},
+        {TINY_GPT, "schedule", "zb-v", "zb-v has two model chunks per rank, found vpp = 1"},
+        {TINY_GPT, "schedule", "interleaved", "two model chunks or more per rank, found vpp = 1"},
         {TINY_GPT, "ep", "2", "ep = 2 needs a model with experts"},
         {TINY_GPT, "zero_group", "2", "zero_group = 2 needs zero of at least 1"},
         {TINY_GPT, "cp", "3", "cp = 3 does not divide seq_len = 16; nearest: 2, 4"},

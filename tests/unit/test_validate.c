@@ -93,6 +93,7 @@ static void networks_are_read_from_sentences(void **state)
         {"400 Gb/s per node (stated)", 8, 50},
         {"96 GB HBM2e 2.4 TB/s, NVLink; 400 Gb/s RDMA per GPU (stated)", 8, 400},
         {"NVLink4; InfiniBand 8x 50 GB/s per node (stated)", 8, 400},
+        {"Alps: 4 GH200 per node; Slingshot-11 (200 Gb/s per GPU, product data)", 8, 200},
         {"not stated", 0, 0},
         {NULL, 0, 0},
     };
