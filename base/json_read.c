@@ -424,8 +424,8 @@ enum hlm_status hlm_json_read_object(const struct hlm_json_reader *reader,
     bool seen[MAX_FIELDS] = {false};
     for (const cJSON *child = item->child; child != NULL; child = child->next) {
         const int i = find_field(table, child->string);
-        if (i < 0 && (is_header_key(place, child->string) ||
-                      find_field(table, HLM_JSON_OTHER_KEYS) >= 0)) {
+        if (i < 0 &&
+            (is_header_key(place, child->string) || find_field(table, HLM_JSON_OTHER_KEYS) >= 0)) {
             continue;
         }
         if (i < 0) {

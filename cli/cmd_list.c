@@ -191,7 +191,17 @@ static const char *const lowering_headers[] = {"name", "run", "what it launches"
 
 static const struct word schedule_flights[HLM_NUM_SCHEDULES] = {
     [HLM_SCHEDULE_GPIPE] = {"m", "all forwards, then all backwards"},
-    [HLM_SCHEDULE_1F1B] = {"min(m, p - s)", "as few forwards ahead as keep the last stage busy"}};
+    [HLM_SCHEDULE_1F1B] = {"min(m, p - s)", "as few forwards ahead as keep the last stage busy"},
+    [HLM_SCHEDULE_1F1B_OVERLAP] = {"min(m, 2 (p - s) - 1)",
+                                   "1f1b with twice as many forwards ahead: hides latency"},
+    [HLM_SCHEDULE_INTERLEAVED] = {"by its lists", "1f1b over several chunks a rank, in groups"},
+    [HLM_SCHEDULE_ZB_H1] = {"min(m, p)", "1f1b, weight gradients put off into its bubbles"},
+    [HLM_SCHEDULE_ZB_H2] = {"min(m, 2 p - 1)", "more forwards ahead: no bubble when F = I = W"},
+    [HLM_SCHEDULE_ZB_V] = {"by its lists", "two chunks a rank: no bubble when F = I = W"},
+    [HLM_SCHEDULE_V_HALF] = {"by its lists", "two chunks a rank, half the activations of 1f1b"},
+    [HLM_SCHEDULE_V_MIN] = {"by its lists", "two chunks a rank, a third of the activations"},
+    [HLM_SCHEDULE_DUALPIPE_V] = {"by its lists",
+                                 "two chunks a rank, a forward and a backward as one"}};
 
 static const struct word lowering_words[HLM_NUM_LOWERINGS] = {
     [HLM_LOWERING_HLMPLAN] = {"yes", "what hlmplan run executes"},

@@ -20,7 +20,8 @@ enum hlm_remake {
     HLM_REMAKE_GATHERED = 1, /* sequence-parallel input, gathered again from the kept shard */
     HLM_REMAKE_NORM = 2,
     HLM_REMAKE_ACTIVATION = 4,
-    HLM_REMAKE_ATTENTION = 8 /* what fused attention keeps beside its output */
+    HLM_REMAKE_ATTENTION = 8, /* what fused attention keeps beside its output */
+    HLM_REMAKE_PRODUCT = 16   /* of the first product of an MLP */
 };
 
 /* What a lowering set does differently. */

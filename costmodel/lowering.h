@@ -55,6 +55,13 @@ struct hlm_framework {
     /* Host seconds per operator, over the device's launch overhead (one operator of eager PyTorch):
      * module and autograd code, random states, and operators that our list has in one. */
     double host_per_launch;
+    /* Standard deviation of a rank's speed over its mean. A synchronous step is as slow as the
+     * slowest of its n ranks, whose expected lag is about that times sqrt(2 ln n) (maximum of n
+     * normal variables). */
+    double jitter_frac;
+    /* What the allocator holds beyond the activations and passing tensors in use, over these:
+     * fragments of PyTorch's caching allocator. 0: offsets are planned ahead (memory.h). */
+    double fragments_frac;
     double step_host_s; /* host time of a step outside the passes: data, loss scale, logging */
 };
 const struct hlm_framework *hlm_lowering_framework(enum hlm_lowering lowering);

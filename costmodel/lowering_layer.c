@@ -35,7 +35,7 @@ int32_t hlm_mlp_forward(struct hlm_builder *builder, struct hlm_mlp *mlp, int32_
 {
     const int64_t rows = builder->rows;
     const bool bias_apart = is_swiglu(builder) && mlp->fc1.bias >= 0;
-    mlp->hidden = hlm_builder_activation(builder, "fc1", HLM_REMAKE_NEVER, rows, mlp->fc1.out);
+    mlp->hidden = hlm_builder_activation(builder, "fc1", HLM_REMAKE_PRODUCT, rows, mlp->fc1.out);
     hlm_builder_column_forward(builder, &mlp->fc1, x, "mlp_in", mlp->hidden);
     if (bias_apart) {
         hlm_builder_forward(builder, HLM_OP_BIAS_ADD, rows, mlp->fc1.out,

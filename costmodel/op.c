@@ -66,7 +66,7 @@ static const struct signature signatures[HLM_NUM_OPS] = {
     [HLM_OP_ALL_TO_ALL] = {"<>", "m.n m.n"},
     [HLM_OP_FILL_ZERO] = {">", "m.1"},
     [HLM_OP_SUM_SQUARES] = {"<+", "m.1 1.1"},
-    [HLM_OP_ADAMW] = {"<+++", "m.1 m.1 m.1 m.1"},
+    [HLM_OP_ADAMW] = {"<++++", "m.1 m.1 m.1 m.1 m.1"},
 };
 
 /* Shapes of a, b and c by layout; grouped: one weight per expert, rows of all experts together. */

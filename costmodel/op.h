@@ -128,7 +128,7 @@
     /* the optimizer's part of a step, over slabs of m elements */                                 \
     X(FILL_ZERO, "fill_zero", ">data")                                                             \
     X(SUM_SQUARES, "sum_squares", "<data +sum")                                                    \
-    X(ADAMW, "adamw", "<grad +param +exp_avg +exp_avg_sq")
+    X(ADAMW, "adamw", "<grad +param +exp_avg +exp_avg_sq [+master]")
 
 enum hlm_op_kind {
 #define X(name, text, operands) HLM_OP_##name,

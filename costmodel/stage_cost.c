@@ -219,6 +219,21 @@ static void share_block(const struct hlm_pricer *pricer, struct hlm_block_cost *
     out->transient_bytes += align_bytes((double)out->num_elements * bytes);
 }
 
+static void add_jitter(const struct hlm_strategy *strategy, struct hlm_pass_cost *pass)
+{
+    const double num_ranks = (double)hlm_strategy_world_size(strategy);
+    const double frac = hlm_lowering_framework(strategy->lowering)->jitter_frac;
+    const double seconds = frac * sqrt(2.0 * log(num_ranks)) * pass->seconds;
+    pass->part[HLM_PART_JITTER] += seconds;
+    pass->seconds += seconds;
+}
+
+static int64_t with_fragments(const struct hlm_strategy *strategy, int64_t bytes)
+{
+    const double frac = hlm_lowering_framework(strategy->lowering)->fragments_frac;
+    return frac > 0.0 ? align_bytes((double)bytes * (1.0 + frac)) : bytes;
+}
+
 static void price_block(struct hlm_arena *arena, const struct hlm_pricer *pricer,
                         const struct hlm_block *block, struct hlm_block_cost *out)
 {
@@ -248,6 +263,13 @@ static void price_block(struct hlm_arena *arena, const struct hlm_pricer *pricer
         out->num_sum_over_tp += param->sum_over_tp ? param->rows * param->cols : 0;
     }
     share_block(pricer, out);
+    out->slot_bytes = with_fragments(pricer->strategy, out->slot_bytes);
+    out->transient_bytes = with_fragments(pricer->strategy, out->transient_bytes);
+    struct hlm_pass_cost *const passes[] = {&out->forward, &out->backward, &out->input_grad,
+                                            &out->weight_grad};
+    for (size_t i = 0; i < sizeof passes / sizeof passes[0]; i++) {
+        add_jitter(pricer->strategy, passes[i]);
+    }
 }
 
 static bool model_has_kind(const struct hlm_model *model, enum hlm_block_kind kind)
@@ -263,11 +285,13 @@ static bool model_has_kind(const struct hlm_model *model, enum hlm_block_kind ki
     return false;
 }
 
-/* Microbatches whose activations a stage holds, at most. */
+/* Microbatches whose activations a stage holds, at most: pp in 1f1b, fewer than twice as many where
+ * a schedule hides latency or bubbles behind them. */
 static double max_in_flight(const struct hlm_strategy *strategy)
 {
     const double m = (double)strategy->num_microbatches;
-    return strategy->schedule == HLM_SCHEDULE_GPIPE ? m : fmin(m, (double)strategy->pp);
+    const double ahead = strategy->schedule == HLM_SCHEDULE_1F1B ? 1.0 : 2.0;
+    return strategy->schedule == HLM_SCHEDULE_GPIPE ? m : fmin(m, ahead * strategy->pp);
 }
 
 /* No device has 2^60 bytes, and sums of sizes must not leave 64 bits. */
@@ -316,6 +340,10 @@ enum hlm_status hlm_pricer_init(struct hlm_arena *arena, const struct hlm_model 
                                 struct hlm_pricer *out, struct hlm_err *err)
 {
     HLM_TRY(hlm_strategy_check(strategy, model, err));
+    if (strategy->vpp > 1) {
+        return hlm_fail(err, HLM_NO, "%s with vpp = %d: ranks with several stages are not priced",
+                        hlm_schedule_texts[strategy->schedule], strategy->vpp);
+    }
     const struct hlm_device *device = &cluster->groups[device_group].device;
     if (hlm_device_dtype(device, strategy->dtype) == NULL) {
         return hlm_fail(err, HLM_NO, "device %s has no %s", device->name,

@@ -32,6 +32,7 @@
     X(HOST, "host_s")           /* launches slower than the kernels */                             \
     X(TP_COMM, "tp_comm_s")     /* exposed */                                                      \
     X(EP_COMM, "ep_comm_s")                                                                        \
+    X(JITTER, "jitter_s") /* waiting for the slowest rank */                                       \
     X(CP_COMM, "cp_comm_s")                                                                        \
     X(DP_COMM, "dp_comm_s") /* ZeRO-2 and 3, inside passes: exposed */
 enum hlm_part {

@@ -13,6 +13,19 @@ const char *const hlm_recompute_texts[] = {HLM_RECOMPUTE_MAP(X) NULL};
 const char *const hlm_lowering_texts[] = {HLM_LOWERING_MAP(X) NULL};
 #undef X
 
+struct hlm_schedule_chunks hlm_schedule_chunks(enum hlm_schedule_kind kind)
+{
+    static const struct hlm_schedule_chunks chunks[HLM_NUM_SCHEDULES] = {
+        [HLM_SCHEDULE_GPIPE] = {1, 1},        [HLM_SCHEDULE_1F1B] = {1, 1},
+        [HLM_SCHEDULE_1F1B_OVERLAP] = {1, 1}, [HLM_SCHEDULE_INTERLEAVED] = {2, 1 << 20},
+        [HLM_SCHEDULE_ZB_H1] = {1, 1},        [HLM_SCHEDULE_ZB_H2] = {1, 1},
+        [HLM_SCHEDULE_ZB_V] = {2, 2},         [HLM_SCHEDULE_V_HALF] = {2, 2},
+        [HLM_SCHEDULE_V_MIN] = {2, 2},        [HLM_SCHEDULE_DUALPIPE_V] = {2, 2},
+    };
+    HLM_ASSERT((unsigned)kind < HLM_NUM_SCHEDULES);
+    return chunks[kind];
+}
+
 #define MAX_DEGREE 1048576.0   /* 2^20 */
 #define MAX_BATCH 1073741824.0 /* 2^30 */
 #define MAX_TOKENS 268435456.0 /* 2^28 */
@@ -167,8 +180,8 @@ static enum hlm_status check_size(const struct hlm_strategy *strategy,
          MAX_RANKS},
         {"microbatch_size * seq_len", (double)strategy->microbatch_size * (double)strategy->seq_len,
          MAX_PASS_TOKENS},
-        {"pp * num_microbatches", (double)strategy->pp * (double)strategy->num_microbatches,
-         MAX_PASSES},
+        {"pp * vpp * num_microbatches",
+         (double)strategy->pp * strategy->vpp * (double)strategy->num_microbatches, MAX_PASSES},
     };
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         if (sizes[i].value > sizes[i].max) {
@@ -244,9 +257,13 @@ static enum hlm_status check_pp(const struct hlm_strategy *strategy, const struc
 {
     const int64_t stages = (int64_t)strategy->pp * strategy->vpp;
     const int64_t blocks = (int64_t)model->num_layers + 2;
-    if (strategy->vpp > 1) {
-        return hlm_fail(err, HLM_NO, "schedule %s has one model chunk per rank, found vpp = %d",
-                        hlm_schedule_texts[strategy->schedule], strategy->vpp);
+    const struct hlm_schedule_chunks chunks = hlm_schedule_chunks(strategy->schedule);
+    if (strategy->vpp < chunks.min || strategy->vpp > chunks.max) {
+        const char *const expected = chunks.max == 1   ? "one model chunk"
+                                     : chunks.max == 2 ? "two model chunks"
+                                                       : "two model chunks or more";
+        return hlm_fail(err, HLM_NO, "schedule %s has %s per rank, found vpp = %d",
+                        hlm_schedule_texts[strategy->schedule], expected, strategy->vpp);
     }
     if (stages > blocks) {
         return hlm_fail(err, HLM_NO,

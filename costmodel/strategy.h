@@ -15,7 +15,14 @@
 #include "profiles/dtype.h"
 #include "profiles/model.h"
 
-#define HLM_SCHEDULE_MAP(X) X(GPIPE, "gpipe") X(1F1B, "1f1b")
+#define HLM_SCHEDULE_MAP(X)                                                                        \
+    X(GPIPE, "gpipe")                                                                              \
+    X(1F1B, "1f1b")                                                                                \
+    X(1F1B_OVERLAP, "1f1b-overlap")                                                                \
+    X(INTERLEAVED, "interleaved")                                                                  \
+    X(ZB_H1, "zb-h1")                                                                              \
+    X(ZB_H2, "zb-h2")                                                                              \
+    X(ZB_V, "zb-v") X(V_HALF, "v-half") X(V_MIN, "v-min") X(DUALPIPE_V, "dualpipe-v")
 enum hlm_schedule_kind {
 #define X(name, text) HLM_SCHEDULE_##name,
     HLM_SCHEDULE_MAP(X)
@@ -23,6 +30,13 @@ enum hlm_schedule_kind {
         HLM_NUM_SCHEDULES
 };
 extern const char *const hlm_schedule_texts[];
+
+/* Model chunks per rank that a schedule can have: 1; 2 and more for interleaved; 2 for the
+ * schedules in the shape of a V. */
+struct hlm_schedule_chunks {
+    int32_t min, max;
+};
+struct hlm_schedule_chunks hlm_schedule_chunks(enum hlm_schedule_kind kind);
 
 #define HLM_RECOMPUTE_MAP(X) X(NONE, "none") X(SELECTIVE, "selective") X(FULL, "full")
 enum hlm_recompute {
@@ -68,10 +82,10 @@ int64_t hlm_strategy_world_size(const struct hlm_strategy *strategy);
  * table, and the message says the rule, the values and the nearest legal ones ("tp = 5 does not
  * divide num_heads = 12"). Rules: tp divides num_heads, ffn_size, and num_kv_heads (or is a
  * multiple of it: then kv heads are replicated); pp <= num_layers + 2 (embedding and head are
- * blocks too); vpp = 1 (no schedule has chunks yet); experts with tp > 1 need sp, etp is 1 or tp;
+ * blocks too); vpp within hlm_schedule_chunks; experts with tp > 1 need sp, etp is 1 or tp;
  * sp needs tp > 1 and tp divides microbatch tokens; ep divides num_experts and dp * cp * tp; batch
  * = dp * microbatch_size * num_microbatches; zero in 0..3; seq_len within learned positions; at
- * most 2^30 ranks, 2^32 tokens a microbatch and pp * num_microbatches of 2^22; ...
+ * most 2^30 ranks, 2^32 tokens a microbatch and pp * vpp * num_microbatches of 2^22; ...
  * HLM_NO with the reason. */
 HLM_MUST_CHECK enum hlm_status hlm_strategy_check(const struct hlm_strategy *strategy,
                                                   const struct hlm_model *model,

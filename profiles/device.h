@@ -137,8 +137,8 @@ struct hlm_device {
 
 extern const struct hlm_json_table hlm_device_table; /* kind "device" */
 
-/* Built-in name, unique prefix of one (v100-sxm2-32g a100-sxm-40g a100-sxm-80g h100-sxm-80g
- * h200-sxm-141g), or path of an hlmplan.device file. An ambiguous prefix lists its matches. */
+/* Built-in name (profiles/devices/; `hlmplan list devices`), unique prefix of one, or path of an
+ * hlmplan.device file. An ambiguous prefix lists its matches. */
 HLM_MUST_CHECK enum hlm_status hlm_device_load(struct hlm_arena *arena, const char *name_or_path,
                                                const struct hlm_device **out, struct hlm_err *err);
 HLM_MUST_CHECK enum hlm_status hlm_device_validate(const struct hlm_device *device,
