@@ -23,7 +23,7 @@ static enum hlm_status choose_cuda(struct hlm_arena *arena, int32_t local_rank,
     HLM_TRY(cuda.module->device(options.device, &device, err));
     HLM_TRY(cuda.module->backend_new(&options, &chosen.backend, err));
     const struct hlm_cuda_versions versions = cuda.module->versions();
-    chosen.library = hlm_arena_printf(arena, "%s, driver %lld, CUDA %lld, cuBLAS %lld", device.name,
+    chosen.about = hlm_arena_printf(arena, "%s, driver %lld, CUDA %lld, cuBLAS %lld", device.name,
                                       (long long)versions.driver, (long long)versions.runtime,
                                       (long long)versions.cublas);
     *out = chosen;
@@ -35,7 +35,7 @@ static enum hlm_status choose_cpu(struct hlm_arena *arena, const char *why_not_c
 {
     struct hlm_chosen_backend chosen = {.name = "cpu", .why_not_cuda = why_not_cuda};
     HLM_TRY(hlm_backend_cpu_new(&chosen.backend, err));
-    chosen.library = hlm_arena_strdup(arena, openblas_get_config());
+    chosen.about = hlm_arena_strdup(arena, openblas_get_config());
     *out = chosen;
     return HLM_OK;
 }

@@ -17,7 +17,7 @@ extern const char *const hlm_backend_choice_texts[]; /* ends with NULL */
 struct hlm_chosen_backend {
     struct hlm_backend *backend; /* the caller frees it */
     const char *name;            /* "cpu" or "cuda" */
-    const char *library;         /* for the measurement */
+    const char *about;           /* for the measurement */
     const char *why_not_cuda;    /* auto on the cpu: the reason; else NULL */
 };
 

@@ -141,7 +141,7 @@ static struct hlm_rank_config rank_config(const struct job *job,
                                     .virtual_time = options->virtual_time,
                                     .backend = chosen->name,
                                     .transport = transport_texts[options->transport],
-                                    .backend_library = chosen->library,
+                                    .backend_library = chosen->about,
                                     .num_cores = hlm_machine_num_cores()};
 }
 
