@@ -140,6 +140,12 @@ static bool more_nodes_fit(const struct hlm_search_problem *problem, int32_t tim
         groups[i].num_nodes *= times;
     }
     cluster.groups = groups;
+    /* One node has no link to others; whether a plan fits does not depend on its speed. */
+    const struct hlm_inter_link stand_in = {.link = groups[0].intra_node};
+    if (cluster.num_groups == 1 && cluster.num_links == 0) {
+        cluster.links = &stand_in;
+        cluster.num_links = 1;
+    }
     struct hlm_search_problem larger = *problem;
     larger.cluster = &cluster;
     struct hlm_err unused;
