@@ -245,7 +245,8 @@ static void note_early_end(struct hlm_supervisor *s, bool any_seen)
 {
     const int status = s->child.wait_status;
     const char *how = NULL;
-    int exit_code = !s->child.is_mpirun && WIFEXITED(status) ? WEXITSTATUS(status) : 0;
+    /* mpirun hands on the code of the first rank that failed, also when it does not name it. */
+    int exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 0;
     const int32_t culprit =
         s->child.is_mpirun ? hlm_child_culprit(&s->child, s->arena, &how, &exit_code) : -1;
     if (culprit >= 0 && culprit < s->config->num_ranks) {
