@@ -33,9 +33,10 @@ static enum hlm_status measure(struct hlm_arena *arena, const struct profile_opt
                                enum hlm_transport transport, struct hlm_err *err)
 {
     const int32_t ranks = num_ranks(transport);
-    const char *args[10] = {"--profile", options->output,
-                            "--ranks",   hlm_arena_printf(arena, "%d", (int)ranks),
-                            "--backend", options->backend == HLM_RUN_BACKEND_CUDA ? "cuda" : "cpu"};
+    const char *args[10] = {
+        "--profile", options->output,
+        "--ranks",   hlm_arena_printf(arena, "%d", (int)ranks),
+        "--backend", options->backend == HLM_BACKEND_CHOICE_CUDA ? "cuda" : "cpu"};
     if (options->quick) {
         args[6] = "--quick";
     }
@@ -79,7 +80,7 @@ static enum hlm_status run(struct hlm_arena *arena, const void *pointer, struct 
 {
     const struct profile_options *options = pointer;
     const struct hlm_cluster *cluster = NULL;
-    enum hlm_run_backend backend = (enum hlm_run_backend)options->backend;
+    enum hlm_backend_choice backend = (enum hlm_backend_choice)options->backend;
     enum hlm_transport transport = (enum hlm_transport)options->transport;
     HLM_TRY(hlm_ranks_choose(&backend, &transport, NULL, false, err));
     HLM_TRY(hlm_file_make_folder(options->output, err));

@@ -94,7 +94,7 @@ static const char *absolute_path(struct hlm_arena *arena, const char *path)
 }
 
 static enum hlm_status run_ranks(struct hlm_arena *arena, const struct run_options *options,
-                                 enum hlm_run_backend backend, enum hlm_transport transport,
+                                 enum hlm_backend_choice backend, enum hlm_transport transport,
                                  const struct hlm_plan *plan, const char *output,
                                  struct hlm_err *err)
 {
@@ -180,7 +180,7 @@ static enum hlm_status run(struct hlm_arena *arena, const void *pointer, struct 
 {
     const struct run_options *options = pointer;
     const struct hlm_plan *plan = NULL;
-    enum hlm_run_backend backend = (enum hlm_run_backend)options->backend;
+    enum hlm_backend_choice backend = (enum hlm_backend_choice)options->backend;
     enum hlm_transport transport = (enum hlm_transport)options->transport;
     HLM_TRY(check_options(arena, options, err));
     HLM_TRY(load_plan(arena, options, &plan, err));

@@ -17,7 +17,7 @@ extern char **environ;
 
 const char *const hlm_run_backend_texts[] = {
 #define X(name, text) text,
-    HLM_RUN_BACKEND_MAP(X)
+    HLM_BACKEND_CHOICE_MAP(X)
 #undef X
         NULL};
 
@@ -87,12 +87,12 @@ static bool has_driver(void)
     return driver != NULL;
 }
 
-enum hlm_status hlm_ranks_choose(enum hlm_run_backend *backend, enum hlm_transport *transport,
+enum hlm_status hlm_ranks_choose(enum hlm_backend_choice *backend, enum hlm_transport *transport,
                                  const char *hosts, bool quiet, struct hlm_err *err)
 {
     static const char no_driver[] = "no NVIDIA driver (libcuda.so.1) on this machine";
     const bool driver = has_driver();
-    if (*backend == HLM_RUN_BACKEND_CUDA && !driver) {
+    if (*backend == HLM_BACKEND_CHOICE_CUDA && !driver) {
         return hlm_fail(err, HLM_ENV, "--backend cuda: %s", no_driver);
     }
     if (*transport == HLM_TRANSPORT_NCCL) {
@@ -103,8 +103,8 @@ enum hlm_status hlm_ranks_choose(enum hlm_run_backend *backend, enum hlm_transpo
     if (*transport == HLM_TRANSPORT_THREAD && hosts != NULL) {
         return hlm_fail(err, HLM_USAGE, "--hosts needs --transport mpi: threads share one machine");
     }
-    if (*backend == HLM_RUN_BACKEND_AUTO && !driver) {
-        *backend = HLM_RUN_BACKEND_CPU;
+    if (*backend == HLM_BACKEND_CHOICE_AUTO && !driver) {
+        *backend = HLM_BACKEND_CHOICE_CPU;
         if (!quiet) {
             fprintf(stderr, "running on the CPU: %s\n", no_driver);
         }

@@ -7,13 +7,10 @@
 
 #include "base/arena.h"
 #include "base/err.h"
+#include "exec/backend_choice.h"
 
-#define HLM_RUN_BACKEND_MAP(X) X(AUTO, "auto") X(CPU, "cpu") X(CUDA, "cuda")
-enum hlm_run_backend {
-#define X(name, text) HLM_RUN_BACKEND_##name,
-    HLM_RUN_BACKEND_MAP(X)
-#undef X
-};
+/* Of enum hlm_backend_choice; this program does not link the library that holds exec's own copy of
+ * them. */
 extern const char *const hlm_run_backend_texts[];
 
 #define HLM_TRANSPORT_MAP(X) X(AUTO, "auto") X(MPI, "mpi") X(NCCL, "nccl") X(THREAD, "thread")
@@ -31,7 +28,7 @@ HLM_MUST_CHECK enum hlm_status hlm_ranks_program(struct hlm_arena *arena, const 
 /* What of a wished backend and transport can be had. auto without a driver: cpu, saying so once on
  * stderr (unless quiet); with one it stays auto, and the ranks decide. Transport auto: threads, or
  * mpi where hosts are given. HLM_ENV: a wished one that is not there. */
-HLM_MUST_CHECK enum hlm_status hlm_ranks_choose(enum hlm_run_backend *backend,
+HLM_MUST_CHECK enum hlm_status hlm_ranks_choose(enum hlm_backend_choice *backend,
                                                 enum hlm_transport *transport, const char *hosts,
                                                 bool quiet, struct hlm_err *err);
 
