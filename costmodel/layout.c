@@ -19,42 +19,81 @@ static int64_t max_of(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-static int64_t stage_size(const struct hlm_strategy *strategy)
+/* Ranks of one pipeline rank. */
+static int64_t place_size(const struct hlm_strategy *strategy, int32_t pp)
 {
-    return (int64_t)strategy->tp * strategy->cp * strategy->dp;
+    const int64_t tp = strategy->places != NULL ? strategy->places[pp].tp : strategy->tp;
+    return tp * strategy->cp * strategy->dp;
 }
 
-/* First rank of a stage; chunks go round the pipeline ranks. */
-static int64_t first_rank(const struct hlm_strategy *strategy, int32_t stage)
+static int64_t first_rank(const struct hlm_strategy *strategy, int32_t pp)
+{
+    return strategy->places != NULL ? strategy->places[pp].first_rank
+                                    : pp * place_size(strategy, pp);
+}
+
+static int64_t first_device(const struct hlm_strategy *strategy, int32_t pp)
+{
+    return strategy->places != NULL ? strategy->places[pp].first_device : first_rank(strategy, pp);
+}
+
+int32_t hlm_layout_stage_rank(const struct hlm_strategy *strategy, int32_t stage)
 {
     HLM_ASSERT(stage >= 0);
-    return stage % strategy->pp * stage_size(strategy);
+    const bool v_shaped = hlm_schedule_chunks(strategy->schedule).max == 2;
+    return v_shaped && stage >= strategy->pp ? 2 * strategy->pp - 1 - stage : stage % strategy->pp;
+}
+
+bool hlm_layout_ends_apart(const struct hlm_strategy *strategy)
+{
+    return hlm_layout_stage_rank(strategy, strategy->pp * strategy->vpp - 1) != 0;
+}
+
+static int32_t pipeline_rank(const struct hlm_strategy *strategy, int32_t rank)
+{
+    if (strategy->places == NULL) {
+        return (int32_t)(rank / place_size(strategy, 0));
+    }
+    int32_t pp = strategy->pp - 1;
+    while (pp > 0 && rank < strategy->places[pp].first_rank) {
+        pp--;
+    }
+    return pp;
+}
+
+int64_t hlm_layout_device(const struct hlm_strategy *strategy, int32_t rank)
+{
+    const int32_t pp = pipeline_rank(strategy, rank);
+    return first_device(strategy, pp) + rank - first_rank(strategy, pp);
 }
 
 struct hlm_coords hlm_layout_coords(const struct hlm_strategy *strategy, int32_t rank)
 {
-    struct hlm_coords coords = {0};
-    coords.tp = rank % strategy->tp;
-    rank /= strategy->tp;
-    coords.cp = rank % strategy->cp;
-    rank /= strategy->cp;
-    coords.dp = rank % strategy->dp;
-    coords.pp = rank / strategy->dp;
+    const int32_t pp = pipeline_rank(strategy, rank);
+    const struct hlm_strategy at = hlm_strategy_at(strategy, pp);
+    struct hlm_coords coords = {.pp = pp};
+    rank -= (int32_t)first_rank(strategy, pp);
+    coords.tp = rank % at.tp;
+    rank /= at.tp;
+    coords.cp = rank % at.cp;
+    coords.dp = rank / at.cp;
     return coords;
 }
 
 int32_t hlm_layout_rank(const struct hlm_strategy *strategy, struct hlm_coords coords)
 {
-    return ((coords.pp * strategy->dp + coords.dp) * strategy->cp + coords.cp) * strategy->tp +
+    const struct hlm_strategy at = hlm_strategy_at(strategy, coords.pp);
+    return (int32_t)first_rank(strategy, coords.pp) + (coords.dp * at.cp + coords.cp) * at.tp +
            coords.tp;
 }
 
 static int32_t expert_data_parallel(const struct hlm_strategy *strategy)
 {
-    return (int32_t)(stage_size(strategy) / ((int64_t)strategy->ep * strategy->etp));
+    return strategy->tp * strategy->cp * strategy->dp / (strategy->ep * strategy->etp);
 }
 
-/* Stride and count of the groups that lie inside a stage; count 0 for those that do not. */
+/* Stride and count of the groups that lie inside a stage, as its ranks see the strategy; count 0
+ * for those that do not. */
 static void stage_group(const struct hlm_strategy *strategy, enum hlm_group group, int64_t *stride,
                         int64_t *count)
 {
@@ -83,41 +122,70 @@ int32_t hlm_layout_group_size(const struct hlm_strategy *strategy, enum hlm_grou
     case HLM_GROUP_EMBEDDING:
         return strategy->pp > 1 ? 2 : 1;
     case HLM_GROUP_MODEL:
-        return strategy->tp * strategy->pp;
+        return (int32_t)(hlm_strategy_world_size(strategy) / strategy->dp / strategy->cp);
     default:
-        return (int32_t)(stage_size(strategy) * strategy->pp);
+        return (int32_t)hlm_strategy_world_size(strategy);
     }
 }
 
-/* First stage, stages between members, and ranks of each, of the groups that span stages. */
-static void span_group(const struct hlm_strategy *strategy, enum hlm_group group, int32_t *step,
-                       int32_t *width)
+/* The members of a group that spans pipeline ranks: those of every `step`-th one, in each a run of
+ * neighbours beside `coords`. Where tp differs, the member is the one that holds the same part. */
+struct span {
+    int32_t step;
+    enum hlm_group group;
+    struct hlm_coords coords;
+    int32_t tp; /* of coords */
+};
+
+static struct span make_span(const struct hlm_strategy *strategy, enum hlm_group group,
+                             int32_t rank)
 {
-    *step = group == HLM_GROUP_EMBEDDING ? (strategy->pp > 1 ? strategy->pp - 1 : 1) : 1;
-    *width = group == HLM_GROUP_MODEL ? strategy->tp : 1;
-    if (group == HLM_GROUP_WORLD) {
-        *width = (int32_t)stage_size(strategy);
+    struct span span = {.step = 1, .group = group, .coords = hlm_layout_coords(strategy, rank)};
+    span.tp = hlm_strategy_at(strategy, span.coords.pp).tp;
+    if (group == HLM_GROUP_EMBEDDING && strategy->pp > 1) {
+        span.step = strategy->pp - 1;
     }
+    return span;
+}
+
+/* First member in pipeline rank pp, and how many follow each other there. */
+static int64_t span_start(const struct hlm_strategy *strategy, const struct span *span, int32_t pp,
+                          int32_t *width)
+{
+    const int32_t tp = hlm_strategy_at(strategy, pp).tp;
+    struct hlm_coords coords = span->coords;
+    coords.pp = pp;
+    coords.tp = (int32_t)((int64_t)coords.tp * tp / span->tp);
+    *width = 1;
+    if (span->group == HLM_GROUP_MODEL) {
+        coords.tp = 0;
+        *width = tp;
+    } else if (span->group == HLM_GROUP_WORLD) {
+        *width = (int32_t)place_size(strategy, pp);
+        return first_rank(strategy, pp);
+    }
+    return hlm_layout_rank(strategy, coords);
 }
 
 void hlm_layout_group(const struct hlm_strategy *strategy, enum hlm_group group, int32_t rank,
                       int32_t *members, int32_t *out_position)
 {
-    const int64_t size = stage_size(strategy);
+    const int32_t own = pipeline_rank(strategy, rank);
+    const struct hlm_strategy at = hlm_strategy_at(strategy, own);
     int64_t stride = 0, count = 0, num = 0;
-    stage_group(strategy, group, &stride, &count);
-    const int64_t local = rank % size;
+    stage_group(&at, group, &stride, &count);
     if (count > 0) {
+        const int64_t local = rank - first_rank(strategy, own);
         const int64_t start =
             rank - local + local / (stride * count) * (stride * count) + local % stride;
         for (; num < count; num++) {
             members[num] = (int32_t)(start + num * stride);
         }
     } else {
-        int32_t step = 0, width = 0;
-        span_group(strategy, group, &step, &width);
-        for (int32_t stage = 0; stage < strategy->pp; stage += step) {
-            const int64_t start = stage * size + local / width * width;
+        const struct span span = make_span(strategy, group, rank);
+        for (int32_t pp = 0; pp < strategy->pp; pp += span.step) {
+            int32_t width = 0;
+            const int64_t start = span_start(strategy, &span, pp, &width);
             for (int32_t i = 0; i < width; i++) {
                 members[num++] = (int32_t)(start + i);
             }
@@ -149,23 +217,25 @@ int32_t hlm_layout_device_group(const struct hlm_strategy *strategy,
                                 const struct hlm_cluster *cluster, int32_t stage)
 {
     int64_t index = 0;
-    return locate(cluster, first_rank(strategy, stage), &index);
+    return locate(cluster, first_device(strategy, hlm_layout_stage_rank(strategy, stage)), &index);
 }
 
 bool hlm_layout_stage_fits(const struct hlm_strategy *strategy, const struct hlm_cluster *cluster,
                            int32_t stage)
 {
     int64_t index = 0;
-    const int64_t first = first_rank(strategy, stage);
+    const int32_t pp = hlm_layout_stage_rank(strategy, stage);
+    const int64_t first = first_device(strategy, pp);
     return locate(cluster, first, &index) ==
-           locate(cluster, first + stage_size(strategy) - 1, &index);
+           locate(cluster, first + place_size(strategy, pp) - 1, &index);
 }
 
 static struct lattice make_lattice(const struct hlm_strategy *strategy,
                                    const struct hlm_cluster *cluster, int32_t stage)
 {
-    struct lattice lattice = {.size = stage_size(strategy), .stride = 1, .count = 1};
-    const int32_t group = locate(cluster, first_rank(strategy, stage), &lattice.base);
+    const int32_t pp = hlm_layout_stage_rank(strategy, stage);
+    struct lattice lattice = {.size = place_size(strategy, pp), .stride = 1, .count = 1};
+    const int32_t group = locate(cluster, first_device(strategy, pp), &lattice.base);
     lattice.node = hlm_device_group_domain(&cluster->groups[group]);
     return lattice;
 }
@@ -254,17 +324,18 @@ static int64_t node_of(const struct hlm_cluster *cluster, int64_t device)
     return before + index / hlm_device_group_domain(&cluster->groups[group]);
 }
 
-/* Nodes of a group that spans stages: its members ascend, so nodes do. */
-static int64_t spanned_nodes(const struct hlm_strategy *strategy, enum hlm_group group,
+/* Nodes of a group that spans stages. Devices ascend inside a device group, so only neighbours can
+ * share a node. */
+static int64_t spanned_nodes(const struct hlm_strategy *strategy, const struct span *span,
                              const struct hlm_cluster *cluster)
 {
-    int32_t step = 0, width = 0;
-    span_group(strategy, group, &step, &width);
     int64_t nodes = 0, last = -1;
-    for (int32_t stage = 0; stage < strategy->pp; stage += step) {
-        const int64_t start = stage * stage_size(strategy);
-        const int64_t from = node_of(cluster, start), to = node_of(cluster, start + width - 1);
-        nodes += to - max_of(from, last + 1) + 1;
+    for (int32_t pp = 0; pp < strategy->pp; pp += span->step) {
+        int32_t width = 0;
+        const int64_t start = span_start(strategy, span, pp, &width);
+        const int64_t device = hlm_layout_device(strategy, (int32_t)start);
+        const int64_t from = node_of(cluster, device), to = node_of(cluster, device + width - 1);
+        nodes += to - from + (from == last ? 0 : 1);
         last = to;
     }
     return nodes;
@@ -273,20 +344,23 @@ static int64_t spanned_nodes(const struct hlm_strategy *strategy, enum hlm_group
 struct hlm_group_shape hlm_layout_shape(const struct hlm_strategy *strategy, enum hlm_group group,
                                         const struct hlm_cluster *cluster, int32_t stage)
 {
+    const int32_t pp = hlm_layout_stage_rank(strategy, stage);
+    const struct hlm_strategy at = hlm_strategy_at(strategy, pp);
     struct lattice lattice = make_lattice(strategy, cluster, stage);
     int64_t stride = 0, count = 0, nodes = 0;
-    stage_group(strategy, group, &stride, &count);
+    stage_group(&at, group, &stride, &count);
     if (count > 0) {
         lattice.stride = stride;
         lattice.count = count;
         nodes = most_nodes(&lattice);
     } else {
-        int32_t step = 0, width = 0;
-        span_group(strategy, group, &step, &width);
+        const struct span span = make_span(strategy, group, (int32_t)first_rank(strategy, pp));
+        int32_t width = 0;
+        (void)span_start(strategy, &span, pp, &width);
         lattice.count = width;
-        nodes = spanned_nodes(strategy, group, cluster);
+        nodes = spanned_nodes(strategy, &span, cluster);
     }
-    const int64_t num_ranks = hlm_layout_group_size(strategy, group);
+    const int64_t num_ranks = hlm_layout_group_size(&at, group);
     return (struct hlm_group_shape){.num_ranks = (int32_t)num_ranks,
                                     .num_nodes = (int32_t)nodes,
                                     .ranks_per_node = (int32_t)((num_ranks + nodes - 1) / nodes),
@@ -323,7 +397,7 @@ const struct hlm_link *hlm_layout_stage_link(const struct hlm_strategy *strategy
     const int64_t shift = from_group == to_group ? to.base - from.base : 0;
     *out_sharing = 1;
     if (from_group == to_group && shift == 0) {
-        return &cluster->groups[from_group].intra_node; /* pp = 1: the same ranks */
+        return &cluster->groups[from_group].intra_node; /* the same ranks */
     }
     const int64_t crossing = max_of(most_crossing(&from, shift), most_crossing(&to, -shift));
     if (crossing == 0) {

@@ -2,7 +2,7 @@
  *
  * Ranks are numbered tp fastest, then cp, then dp, then pp (Megatron's order tp-cp-ep-dp-pp: ep is
  * a slice of the (dp, cp, tp) block, ep fastest after etp). Rank r of the world runs on device r of
- * the cluster unless the plan's rank map says otherwise.
+ * the cluster, or where the strategy's places say.
  */
 #ifndef HLM_COSTMODEL_LAYOUT_H
 #define HLM_COSTMODEL_LAYOUT_H
@@ -20,10 +20,22 @@ struct hlm_coords {
 struct hlm_coords hlm_layout_coords(const struct hlm_strategy *strategy, int32_t rank);
 int32_t hlm_layout_rank(const struct hlm_strategy *strategy, struct hlm_coords coords);
 
-/* Size of a group, and its members in ring order (member i = position i in the group) for the group
- * of `rank`; *out_position is rank's own index. Members must hold hlm_layout_group_size ints.
- * EMBEDDING has size 2 for ranks of the first and last stage when pp > 1, else 1; for a rank of a
- * stage between them, members are the two of its position and *out_position is -1. */
+/* Pipeline rank that owns a stage: stages go round the pipeline ranks, or, for the schedules in the
+ * shape of a V, down and up again. The same as schedule/action.h's stage_rank. */
+int32_t hlm_layout_stage_rank(const struct hlm_strategy *strategy, int32_t stage);
+
+/* Whether the first and the last stage are on different ranks: then a tied table has a copy on each
+ * of them. */
+bool hlm_layout_ends_apart(const struct hlm_strategy *strategy);
+
+/* Device of the cluster that a rank runs on. */
+int64_t hlm_layout_device(const struct hlm_strategy *strategy, int32_t rank);
+
+/* Size of a group (of the ranks that see the strategy so: hlm_strategy_at), and its members in ring
+ * order (member i = position i in the group) for the group of `rank`; *out_position is rank's own
+ * index. Members must hold hlm_layout_group_size ints. EMBEDDING has size 2 for ranks of the first
+ * and last stage when pp > 1, else 1; for a rank of a stage between them, members are the two of
+ * its position and *out_position is -1. */
 int32_t hlm_layout_group_size(const struct hlm_strategy *strategy, enum hlm_group group);
 void hlm_layout_group(const struct hlm_strategy *strategy, enum hlm_group group, int32_t rank,
                       int32_t *members, int32_t *out_position);

@@ -26,6 +26,16 @@ struct hlm_schedule_chunks hlm_schedule_chunks(enum hlm_schedule_kind kind)
     return chunks[kind];
 }
 
+bool hlm_schedule_splits(enum hlm_schedule_kind kind)
+{
+    static const bool splits[HLM_NUM_SCHEDULES] = {
+        [HLM_SCHEDULE_ZB_H1] = true, [HLM_SCHEDULE_ZB_H2] = true,  [HLM_SCHEDULE_ZB_V] = true,
+        [HLM_SCHEDULE_V_HALF] = true, [HLM_SCHEDULE_V_MIN] = true, [HLM_SCHEDULE_DUALPIPE_V] = true,
+    };
+    HLM_ASSERT((unsigned)kind < HLM_NUM_SCHEDULES);
+    return splits[kind];
+}
+
 #define MAX_DEGREE 1048576.0   /* 2^20 */
 #define MAX_BATCH 1073741824.0 /* 2^30 */
 #define MAX_TOKENS 268435456.0 /* 2^28 */
@@ -78,7 +88,27 @@ const struct hlm_json_table hlm_strategy_table = {"strategy", sizeof(struct hlm_
 
 int64_t hlm_strategy_world_size(const struct hlm_strategy *strategy)
 {
-    return (int64_t)strategy->dp * strategy->tp * strategy->pp * strategy->cp;
+    const int64_t replicas = (int64_t)strategy->dp * strategy->cp;
+    int64_t tp = (int64_t)strategy->tp * strategy->pp;
+    if (strategy->places != NULL) {
+        tp = 0;
+        for (int32_t pp = 0; pp < strategy->pp; pp++) {
+            tp += strategy->places[pp].tp;
+        }
+    }
+    return replicas * tp;
+}
+
+struct hlm_strategy hlm_strategy_at(const struct hlm_strategy *strategy, int32_t pp)
+{
+    struct hlm_strategy seen = *strategy;
+    if (strategy->places != NULL) {
+        HLM_ASSERT(pp >= 0 && pp < strategy->pp);
+        seen.tp = strategy->places[pp].tp;
+        seen.etp = strategy->etp == 1 ? 1 : seen.tp;
+        seen.sp = strategy->sp && seen.tp > 1;
+    }
+    return seen;
 }
 
 static void default_to(int32_t *value, int32_t otherwise)
@@ -273,6 +303,29 @@ static enum hlm_status check_pp(const struct hlm_strategy *strategy, const struc
     return HLM_OK;
 }
 
+/* Pipeline ranks that are not alike. */
+static enum hlm_status check_places(const struct hlm_strategy *strategy,
+                                    const struct hlm_model *model, struct hlm_err *err)
+{
+    const struct hlm_rank_place *places = strategy->places;
+    for (int32_t pp = 0; places != NULL && pp + 1 < strategy->pp; pp++) {
+        const int32_t a = places[pp].tp, b = places[pp + 1].tp;
+        if (a % b != 0 && b % a != 0) {
+            return hlm_fail(err, HLM_NO,
+                            "tp = %d of stage %d and tp = %d of stage %d: one must divide the "
+                            "other",
+                            a, pp, b, pp + 1);
+        }
+    }
+    if (places != NULL && model->tied_embeddings && places[0].tp != places[strategy->pp - 1].tp) {
+        return hlm_fail(err, HLM_NO,
+                        "tied embeddings need one tp on the first and the last stage, found %d "
+                        "and %d",
+                        places[0].tp, places[strategy->pp - 1].tp);
+    }
+    return HLM_OK;
+}
+
 static enum hlm_status check_experts(const struct hlm_strategy *strategy,
                                      const struct hlm_model *model, struct hlm_err *err)
 {
@@ -318,8 +371,8 @@ enum hlm_status hlm_strategy_check(const struct hlm_strategy *strategy,
 {
     static enum hlm_status (*const rules[])(const struct hlm_strategy *, const struct hlm_model *,
                                             struct hlm_err *) = {
-        check_positive, check_size, check_batch,   check_seq_len, check_tp,
-        check_sp,       check_pp,   check_experts, check_zero,
+        check_positive, check_size, check_batch,  check_seq_len, check_tp,
+        check_sp,       check_pp,   check_places, check_experts, check_zero,
     };
     for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
         HLM_TRY(rules[i](strategy, model, err));

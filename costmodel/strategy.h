@@ -38,6 +38,9 @@ struct hlm_schedule_chunks {
 };
 struct hlm_schedule_chunks hlm_schedule_chunks(enum hlm_schedule_kind kind);
 
+/* Whether the backward is split: the schedule has actions I and W (beside B, in some). */
+bool hlm_schedule_splits(enum hlm_schedule_kind kind);
+
 #define HLM_RECOMPUTE_MAP(X) X(NONE, "none") X(SELECTIVE, "selective") X(FULL, "full")
 enum hlm_recompute {
 #define X(name, text) HLM_RECOMPUTE_##name,
@@ -62,6 +65,13 @@ enum hlm_lowering {
 };
 extern const char *const hlm_lowering_texts[];
 
+/* Where one pipeline rank stands when they are not all alike (mixed clusters): its own tensor
+ * parallelism, its first rank, and the device that this one runs on; its other ranks follow. */
+struct hlm_rank_place {
+    int32_t tp, first_rank;
+    int64_t first_device; /* of the cluster */
+};
+
 struct hlm_strategy {
     int32_t dp, tp, pp, cp, ep, etp, vpp;
     bool sp;
@@ -73,10 +83,18 @@ struct hlm_strategy {
     int64_t seq_len;                                              /* tokens */
     enum hlm_dtype dtype, grad_dtype, master_dtype;
     enum hlm_lowering lowering;
+    /* [pp], or NULL: every pipeline rank has tp, and rank r runs on device r. Not in files: a
+     * plan's stages say it. */
+    const struct hlm_rank_place *places;
 };
 extern const struct hlm_json_table hlm_strategy_table;
 
+/* dp * tp * pp * cp; with places the sum over pipeline ranks. */
 int64_t hlm_strategy_world_size(const struct hlm_strategy *strategy);
+
+/* The strategy as the ranks of pipeline rank `pp` see it: tp is theirs (and sp off where it is 1).
+ * What a stage costs and runs is a function of this one. */
+struct hlm_strategy hlm_strategy_at(const struct hlm_strategy *strategy, int32_t pp);
 
 /* Whether this strategy is legal for this model, whatever the cluster: each rule one row of a
  * table, and the message says the rule, the values and the nearest legal ones ("tp = 5 does not
@@ -84,7 +102,8 @@ int64_t hlm_strategy_world_size(const struct hlm_strategy *strategy);
  * multiple of it: then kv heads are replicated); pp <= num_layers + 2 (embedding and head are
  * blocks too); vpp within hlm_schedule_chunks; experts with tp > 1 need sp, etp is 1 or tp;
  * sp needs tp > 1 and tp divides microbatch tokens; ep divides num_experts and dp * cp * tp; batch
- * = dp * microbatch_size * num_microbatches; zero in 0..3; seq_len within learned positions; at
+ * = dp * microbatch_size * num_microbatches; with places, tp of neighbours divide one another, and
+ * tied embeddings need one tp at both ends; zero in 0..3; seq_len within learned positions; at
  * most 2^30 ranks, 2^32 tokens a microbatch and pp * vpp * num_microbatches of 2^22; ...
  * HLM_NO with the reason. */
 HLM_MUST_CHECK enum hlm_status hlm_strategy_check(const struct hlm_strategy *strategy,

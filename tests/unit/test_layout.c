@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "costmodel/layout.h"
+#include "schedule/action.h"
 
 enum { MAX_RANKS = 4096 };
 
@@ -383,9 +384,155 @@ static void test_device_group(void **state)
     assert_true(hlm_layout_stage_fits(&straddles, &scene.cluster, 1));
 }
 
+/* --- places --- */
+
+/* Three pipeline ranks of tp 4, 2 and 2; the first runs on the second device group. */
+static const struct hlm_rank_place mixed_places[] = {{4, 0, 16}, {2, 16, 0}, {2, 24, 8}};
+
+static struct hlm_strategy mixed(void)
+{
+    struct hlm_strategy strategy = degrees(4, 1, 4, 3, 1, 1);
+    strategy.places = mixed_places;
+    return strategy;
+}
+
+static void make_mixed_cluster(struct scene *scene)
+{
+    static const int32_t nodes[] = {2, 2}, per_node[] = {8, 8};
+    make_cluster(scene, 2, nodes, per_node);
+}
+
+static void test_places_in_one_row_change_nothing(void **state)
+{
+    (void)state;
+    static const int32_t nodes[] = {3}, per_node[] = {8};
+    struct scene scene;
+    make_cluster(&scene, 1, nodes, per_node);
+    const struct hlm_strategy plain = degrees(2, 2, 2, 3, 2, 1);
+    const struct hlm_rank_place row[] = {{2, 0, 0}, {2, 8, 8}, {2, 16, 16}};
+    struct hlm_strategy placed = plain;
+    placed.places = row;
+    assert_int_equal(hlm_strategy_world_size(&placed), hlm_strategy_world_size(&plain));
+    for (int g = 0; g < HLM_NUM_GROUPS; g++) {
+        const enum hlm_group group = (enum hlm_group)g;
+        for (int32_t rank = 0; rank < 24; rank++) {
+            int32_t a[24], b[24], at_a = 0, at_b = 0;
+            const int32_t size = hlm_layout_group_size(&plain, group);
+            assert_int_equal(hlm_layout_group_size(&placed, group), size);
+            hlm_layout_group(&plain, group, rank, a, &at_a);
+            hlm_layout_group(&placed, group, rank, b, &at_b);
+            assert_memory_equal(a, b, (size_t)size * sizeof a[0]);
+            assert_int_equal(at_a, at_b);
+        }
+        for (int32_t stage = 0; stage < 3; stage++) {
+            const struct hlm_group_shape a = hlm_layout_shape(&plain, group, &scene.cluster, stage);
+            const struct hlm_group_shape b =
+                hlm_layout_shape(&placed, group, &scene.cluster, stage);
+            assert_memory_equal(&a, &b, sizeof a);
+        }
+    }
+}
+
+static void test_places_number_ranks_and_devices(void **state)
+{
+    (void)state;
+    const struct hlm_strategy strategy = mixed();
+    assert_int_equal(hlm_strategy_world_size(&strategy), 32);
+    static bool taken[32];
+    memset(taken, 0, sizeof taken);
+    for (int32_t rank = 0; rank < 32; rank++) {
+        const struct hlm_coords coords = hlm_layout_coords(&strategy, rank);
+        assert_int_equal(hlm_layout_rank(&strategy, coords), rank);
+        assert_int_equal(coords.pp, rank < 16 ? 0 : rank < 24 ? 1 : 2);
+        assert_in_range(coords.tp, 0, mixed_places[coords.pp].tp - 1);
+        const int64_t device = hlm_layout_device(&strategy, rank);
+        assert_in_range(device, 0, 31);
+        assert_false(taken[device]);
+        taken[device] = true;
+    }
+    assert_int_equal(hlm_layout_device(&strategy, 0), 16);
+    assert_int_equal(hlm_layout_device(&strategy, 25), 9);
+}
+
+/* Every group is seen alike by all of its members, and WORLD is everybody. Groups of neighbouring
+ * stages with different tp overlap: PP and EMBEDDING are not partitions there. */
+static void test_places_make_groups(void **state)
+{
+    (void)state;
+    static const enum hlm_group groups[] = {HLM_GROUP_TP, HLM_GROUP_DP, HLM_GROUP_MODEL,
+                                            HLM_GROUP_WORLD};
+    static const int32_t first_sizes[] = {4, 4, 8, 32}, other_sizes[] = {2, 4, 8, 32};
+    const struct hlm_strategy strategy = mixed();
+    for (size_t g = 0; g < 4; g++) {
+        for (int32_t rank = 0; rank < 32; rank++) {
+            int32_t members[32], theirs[32], position = 0, at = 0;
+            const struct hlm_strategy seen =
+                hlm_strategy_at(&strategy, hlm_layout_coords(&strategy, rank).pp);
+            const int32_t size = hlm_layout_group_size(&seen, groups[g]);
+            assert_int_equal(size, rank < 16 ? first_sizes[g] : other_sizes[g]);
+            hlm_layout_group(&strategy, groups[g], rank, members, &position);
+            assert_int_equal(members[position], rank);
+            for (int32_t i = 0; i < size; i++) {
+                hlm_layout_group(&strategy, groups[g], members[i], theirs, &at);
+                assert_memory_equal(members, theirs, (size_t)size * sizeof members[0]);
+                assert_int_equal(at, i);
+            }
+        }
+    }
+}
+
+static void test_places_decide_links_and_device_groups(void **state)
+{
+    (void)state;
+    struct scene scene;
+    make_mixed_cluster(&scene);
+    const struct hlm_strategy strategy = mixed();
+    static const int32_t device_groups[] = {1, 0, 0};
+    for (int32_t stage = 0; stage < 3; stage++) {
+        assert_int_equal(hlm_layout_device_group(&strategy, &scene.cluster, stage),
+                         device_groups[stage]);
+        assert_true(hlm_layout_stage_fits(&strategy, &scene.cluster, stage));
+    }
+    int32_t sharing = 0;
+    assert_ptr_equal(hlm_layout_stage_link(&strategy, &scene.cluster, 0, &sharing),
+                     hlm_cluster_inter_link(&scene.cluster, 1, 0));
+    assert_int_equal(sharing, 8);
+    const struct hlm_group_shape dp = hlm_layout_shape(&strategy, HLM_GROUP_DP, &scene.cluster, 0);
+    assert_int_equal(dp.num_nodes, 2);
+    assert_int_equal(dp.groups_per_node, 4);
+    const struct hlm_group_shape world =
+        hlm_layout_shape(&strategy, HLM_GROUP_WORLD, &scene.cluster, 0);
+    assert_int_equal(world.num_nodes, 4);
+}
+
+static void test_stages_lie_as_schedules_say(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    for (int kind = 0; kind < HLM_NUM_SCHEDULES; kind++) {
+        const struct hlm_schedule *schedule = NULL;
+        struct hlm_strategy strategy = degrees(1, 1, 1, 4, 1, 1);
+        strategy.schedule = (enum hlm_schedule_kind)kind;
+        strategy.vpp = hlm_schedule_chunks(strategy.schedule).min;
+        struct hlm_err err;
+        assert_int_equal(
+            hlm_schedule_build(arena, strategy.schedule, 4, strategy.vpp, 16, &schedule, &err),
+            HLM_OK);
+        for (int32_t stage = 0; stage < schedule->num_stages; stage++) {
+            assert_int_equal(hlm_layout_stage_rank(&strategy, stage), schedule->stage_rank[stage]);
+        }
+    }
+    hlm_arena_free(arena);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_places_in_one_row_change_nothing),
+        cmocka_unit_test(test_places_number_ranks_and_devices),
+        cmocka_unit_test(test_places_make_groups),
+        cmocka_unit_test(test_places_decide_links_and_device_groups),
+        cmocka_unit_test(test_stages_lie_as_schedules_say),
         cmocka_unit_test(test_rank_order),
         cmocka_unit_test(test_groups_partition_the_ranks),
         cmocka_unit_test(test_shapes_match_counting),
