@@ -44,7 +44,7 @@ __device__ static void multiply(float (&product)[STEP / 8][4], const bf16 *own, 
             product[n][i] = 0.0f;
         }
     }
-#pragma unroll
+#pragma unroll 2 /* all of them at once would spill registers with 128 columns */
     for (int k = 0; k < D / 16; k++) {
         uint32_t a[4];
         load_a<D>(a, own, row0, 16 * k);

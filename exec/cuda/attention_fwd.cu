@@ -15,23 +15,29 @@ template <int D> struct progress {
     float max[2], sum[2]; /* sum: this lane's part */
 };
 
-/* scores [16, KEYS] = q k^T */
+/* scores [16, KEYS] = q k^T, q being rows row0 .. row0 + 15 of `queries`. These are read again for
+ * every tile of keys: held in registers they would cost a block per multiprocessor. */
 template <int D>
-__device__ static void make_scores(float (&scores)[KEYS / 8][4], const uint32_t (&q)[D / 16][4],
+__device__ static void make_scores(float (&scores)[KEYS / 8][4], const bf16 *queries, int row0,
                                    const bf16 *keys)
 {
 #pragma unroll
-    for (int n = 0; n < KEYS / 16; n++) {
+    for (int n = 0; n < KEYS / 8; n++) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            scores[2 * n][i] = scores[2 * n + 1][i] = 0.0f;
+            scores[n][i] = 0.0f;
         }
+    }
 #pragma unroll
-        for (int k = 0; k < D / 16; k++) {
+    for (int k = 0; k < D / 16; k++) {
+        uint32_t a[4];
+        load_a<D>(a, queries, row0, 16 * k);
+#pragma unroll
+        for (int n = 0; n < KEYS / 16; n++) {
             uint32_t b[4];
             load_b_of_rows<D>(b, keys, 16 * n, 16 * k);
-            mma(scores[2 * n], q[k], b[0], b[1]);
-            mma(scores[2 * n + 1], q[k], b[2], b[3]);
+            mma(scores[2 * n], a, b[0], b[1]);
+            mma(scores[2 * n + 1], a, b[2], b[3]);
         }
     }
 }
@@ -142,13 +148,6 @@ __global__ static void __launch_bounds__(THREADS)
                                    shape.seq_len);
     copy_tile<D, KEYS, THREADS>(keys, k, stride, 0, shape.seq_len);
     commit_copies();
-    wait_copies();
-    __syncthreads();
-    uint32_t q[D / 16][4];
-#pragma unroll
-    for (int i = 0; i < D / 16; i++) {
-        load_a<D>(q[i], queries, first_query - first_block, 16 * i);
-    }
     progress<D> state = {{}, {-INFINITY, -INFINITY}, {}};
     for (int first = 0; first < limit; first += KEYS) {
         wait_copies();
@@ -156,7 +155,7 @@ __global__ static void __launch_bounds__(THREADS)
         copy_tile<D, KEYS, THREADS>(values, v, stride, first, shape.seq_len);
         commit_copies();
         float scores[KEYS / 8][4];
-        make_scores<D>(scores, q, keys);
+        make_scores<D>(scores, queries, first_query - first_block, keys);
         wait_copies();
         __syncthreads(); /* its values are there, the keys are used */
         if (first + KEYS < limit) {

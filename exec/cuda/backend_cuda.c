@@ -5,6 +5,7 @@
 #include "costmodel/memory.h"
 #include "exec/cuda/gemm_lt.h"
 #include "exec/cuda/host.h"
+#include "exec/cuda/kernels.h"
 
 enum hlm_status hlm_cuda_check(cudaError_t error, const char *what, struct hlm_err *err)
 {
@@ -35,8 +36,8 @@ static void release(struct hlm_backend *backend)
 
 /* --- memory --- */
 
-static enum hlm_status alloc(struct hlm_backend *backend, int64_t bytes, void **out,
-                             struct hlm_err *err)
+enum hlm_status hlm_cuda_alloc(struct hlm_backend *backend, int64_t bytes, void **out,
+                               struct hlm_err *err)
 {
     (void)backend;
     HLM_ASSERT(bytes >= 0);
@@ -60,21 +61,65 @@ static void free_memory(struct hlm_backend *backend, void *memory)
     cudaFree(memory);
 }
 
+static enum hlm_status device_memory(struct hlm_backend *backend, int64_t *out_used_bytes,
+                                     int64_t *out_total_bytes, struct hlm_err *err)
+{
+    size_t free_bytes = 0, all_bytes = 0;
+    (void)backend; /* its thread's device */
+    HLM_TRY(hlm_cuda_check(cudaMemGetInfo(&free_bytes, &all_bytes), "asking for memory", err));
+    *out_used_bytes = (int64_t)(all_bytes - free_bytes);
+    *out_total_bytes = (int64_t)all_bytes;
+    return HLM_OK;
+}
+
+/* Graphs go on using what they were captured with. */
+static enum hlm_status retire(struct hlm_queue *queue, struct hlm_cuda_buffer *buffer,
+                              struct hlm_err *err)
+{
+    if (queue->num_graphs == 0 || buffer->data == NULL) {
+        cudaFree(buffer->data);
+    } else {
+        struct hlm_cuda_retired *retired = calloc(1, sizeof *retired);
+        if (retired == NULL) {
+            return hlm_fail(err, HLM_ENV, "cuda backend: no memory for a buffer");
+        }
+        *retired = (struct hlm_cuda_retired){queue->retired, buffer->data};
+        queue->retired = retired;
+    }
+    *buffer = (struct hlm_cuda_buffer){0};
+    return HLM_OK;
+}
+
 enum hlm_status hlm_cuda_reserve(struct hlm_queue *queue, struct hlm_cuda_buffer *buffer,
                                  int64_t bytes, struct hlm_err *err)
 {
     if (bytes <= buffer->bytes) {
         return HLM_OK;
     }
+    HLM_TRY(hlm_cuda_outside_capture(queue, "a first need of so much scratch memory", err));
     HLM_TRY(hlm_cuda_check(cudaStreamSynchronize(queue->stream), "waiting for the queue", err));
-    cudaFree(buffer->data);
-    *buffer = (struct hlm_cuda_buffer){0};
-    HLM_TRY(alloc(&queue->backend->base, bytes, &buffer->data, err));
+    HLM_TRY(retire(queue, buffer, err));
+    HLM_TRY(hlm_cuda_alloc(&queue->backend->base, bytes, &buffer->data, err));
     buffer->bytes = bytes;
     return HLM_OK;
 }
 
 /* --- queues --- */
+
+static void free_lists(struct hlm_queue *queue)
+{
+    for (struct hlm_cuda_rotation *table = queue->rotations, *next; table != NULL; table = next) {
+        next = table->next;
+        cudaFree(table->data);
+        free(table);
+    }
+    for (struct hlm_cuda_retired *retired = queue->retired, *next; retired != NULL;
+         retired = next) {
+        next = retired->next;
+        cudaFree(retired->data);
+        free(retired);
+    }
+}
 
 /* Waits for what is left; its errors were told, or nobody asked. */
 static void queue_free(struct hlm_queue *queue)
@@ -85,9 +130,10 @@ static void queue_free(struct hlm_queue *queue)
     if (queue->stream != NULL) {
         cudaStreamSynchronize(queue->stream);
     }
+    HLM_ASSERT(queue->graph == NULL && queue->num_graphs == 0);
     hlm_cuda_staging_release(&queue->staging);
     cudaFree(queue->scratch.data);
-    cudaFree(queue->rotation.data);
+    free_lists(queue);
     cudaFree(queue->workspace);
     if (queue->stream != NULL) {
         cudaStreamDestroy(queue->stream);
@@ -100,7 +146,7 @@ static enum hlm_status queue_init(struct hlm_queue *queue, struct hlm_err *err)
     HLM_TRY(hlm_cuda_check(cudaStreamCreateWithFlags(&queue->stream, cudaStreamNonBlocking),
                            "making a stream", err));
     HLM_TRY(hlm_cuda_staging_init(&queue->staging, err));
-    return alloc(&queue->backend->base, HLM_CUDA_WORKSPACE_BYTES, &queue->workspace, err);
+    return hlm_cuda_alloc(&queue->backend->base, HLM_CUDA_WORKSPACE_BYTES, &queue->workspace, err);
 }
 
 static enum hlm_status queue_new(struct hlm_backend *backend, struct hlm_queue **out,
@@ -136,6 +182,7 @@ static enum hlm_status wait_watched(struct hlm_queue *queue, struct hlm_err *err
 
 static enum hlm_status queue_sync(struct hlm_queue *queue, struct hlm_err *err)
 {
+    HLM_TRY(hlm_cuda_outside_capture(queue, "a sync", err));
     if (queue->watch != NULL) {
         HLM_TRY(wait_watched(queue, err));
     } else {
@@ -148,12 +195,14 @@ static enum hlm_status queue_sync(struct hlm_queue *queue, struct hlm_err *err)
 static enum hlm_status upload(struct hlm_queue *queue, void *device, const void *host,
                               int64_t bytes, struct hlm_err *err)
 {
+    HLM_TRY(hlm_cuda_outside_capture(queue, "an upload", err));
     return hlm_cuda_staging_upload(&queue->staging, queue->stream, device, host, bytes, err);
 }
 
 static enum hlm_status download(struct hlm_queue *queue, void *host, const void *device,
                                 int64_t bytes, struct hlm_err *err)
 {
+    HLM_TRY(hlm_cuda_outside_capture(queue, "a download", err));
     return hlm_cuda_staging_download(&queue->staging, queue->stream, host, device, bytes, err);
 }
 
@@ -164,9 +213,9 @@ static enum hlm_status copy(struct hlm_queue *queue, void *to, const void *from,
     if (bytes == 0 || to == from) {
         return HLM_OK;
     }
-    return hlm_cuda_check(
-        cudaMemcpyAsync(to, from, (size_t)bytes, cudaMemcpyDeviceToDevice, queue->stream), "a copy",
-        err);
+    const cudaError_t error =
+        cudaMemcpyAsync(to, from, (size_t)bytes, cudaMemcpyDeviceToDevice, queue->stream);
+    return hlm_cuda_note(queue, hlm_cuda_check(error, "a copy", err), err);
 }
 
 /* --- events --- */
@@ -201,6 +250,7 @@ static void event_free(struct hlm_event *event)
 static enum hlm_status event_record(struct hlm_queue *queue, struct hlm_event *event,
                                     struct hlm_err *err)
 {
+    HLM_TRY(hlm_cuda_outside_capture(queue, "an event", err));
     HLM_TRY(
         hlm_cuda_check(cudaEventRecord(event->event, queue->stream), "recording an event", err));
     struct hlm_cuda_epoch *epoch = hlm_cuda_epoch_keep(queue->backend->epoch);
@@ -212,6 +262,7 @@ static enum hlm_status event_record(struct hlm_queue *queue, struct hlm_event *e
 static enum hlm_status event_wait(struct hlm_queue *queue, struct hlm_event *event,
                                   struct hlm_err *err)
 {
+    HLM_TRY(hlm_cuda_outside_capture(queue, "a wait for an event", err));
     return hlm_cuda_check(cudaStreamWaitEvent(queue->stream, event->event, 0),
                           "waiting for an event", err);
 }
@@ -220,6 +271,28 @@ static struct hlm_event_time event_time(struct hlm_event *event)
 {
     HLM_ASSERT(event->epoch != NULL);
     return (struct hlm_event_time){.wall_s = hlm_cuda_epoch_time(event->epoch, event->event)};
+}
+
+static enum hlm_status event_done(struct hlm_event *event, bool *out, struct hlm_err *err)
+{
+    const cudaError_t error = cudaEventQuery(event->event);
+    if (error == cudaErrorNotReady) {
+        (void)cudaGetLastError();
+        *out = false;
+        return HLM_OK;
+    }
+    HLM_TRY(hlm_cuda_check(error, "asking for an event", err));
+    *out = true;
+    return HLM_OK;
+}
+
+static enum hlm_status combine(struct hlm_queue *queue, void *out, const void *a, const void *b,
+                               int64_t count, enum hlm_wire type, enum hlm_reduce op,
+                               struct hlm_err *err)
+{
+    HLM_TRY(hlm_cuda_outside_capture(queue, "a sum of two buffers", err));
+    return hlm_cuda_check(hlm_cuda_combine(out, a, b, count, type, op, queue->stream),
+                          "a sum of two buffers", err);
 }
 
 /* --- making one --- */
@@ -251,6 +324,7 @@ static enum hlm_status init(struct hlm_cuda_backend *self, const struct hlm_cuda
                             struct hlm_err *err)
 {
     self->device = options->device;
+    self->fuse = options->fuse;
     HLM_TRY(hlm_cuda_check(cudaSetDevice(self->device), "choosing the device", err));
     HLM_TRY(check_capability(self->device, err));
     HLM_TRY(hlm_cuda_check(
@@ -268,7 +342,7 @@ enum hlm_status hlm_cuda_backend_new(const struct hlm_cuda_options *options,
         .name = "cuda",
         .host_memory = false,
         .release = release,
-        .alloc = alloc,
+        .alloc = hlm_cuda_alloc,
         .free = free_memory,
         .queue_new = queue_new,
         .queue_free = queue_free,
@@ -282,6 +356,14 @@ enum hlm_status hlm_cuda_backend_new(const struct hlm_cuda_options *options,
         .event_wait = event_wait,
         .event_time = event_time,
         .launch = hlm_cuda_launch,
+        .launch_list = hlm_cuda_launch_list,
+        .capture_begin = hlm_cuda_capture_begin,
+        .capture_end = hlm_cuda_capture_end,
+        .graph_launch = hlm_cuda_graph_launch,
+        .graph_free = hlm_cuda_graph_free,
+        .memory = device_memory,
+        .event_done = event_done,
+        .combine = combine,
     };
     struct hlm_cuda_backend *self = calloc(1, sizeof *self);
     if (self == NULL) {

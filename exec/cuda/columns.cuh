@@ -56,6 +56,7 @@ __global__ void column_totals(const float *partial, int64_t row_blocks, int64_t 
 #pragma unroll
     for (int i = 0; i < OUTPUTS; i++) {
         float sum = 0.0f;
+#pragma unroll 16 /* so many loads are under way at once: there are few threads */
         for (int64_t block = 0; block < row_blocks; block++) {
             sum += partial[(block * OUTPUTS + i) * cols + col];
         }

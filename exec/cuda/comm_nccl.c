@@ -1,5 +1,4 @@
 /* The operations of the NCCL transport. */
-#include <sched.h>
 #include <stdlib.h>
 
 #include "exec/cuda/comm_nccl_internal.h"
@@ -7,69 +6,6 @@
 static struct hlm_nccl_comm *of(struct hlm_comm *comm)
 {
     return (struct hlm_nccl_comm *)comm;
-}
-
-/* --- what is under way --- */
-
-static void forget_finished(struct hlm_nccl_comm *self)
-{
-    while (self->num_pending > 0 &&
-           cudaEventQuery(self->pending[self->first_pending].done) == cudaSuccess) {
-        self->first_pending = (self->first_pending + 1) % HLM_NCCL_MAX_PENDING;
-        self->num_pending--;
-        self->progress_s = hlm_cuda_wall_s();
-    }
-    (void)cudaGetLastError(); /* "not ready" counts as one */
-}
-
-static enum hlm_status fail_late(struct hlm_nccl_comm *self, struct hlm_err *err)
-{
-    const struct hlm_nccl_pending *oldest = &self->pending[self->first_pending];
-    const double waited_s = self->timeout_s;
-    const int rank = self->base.rank;
-    if (oldest->peer == HLM_NCCL_NOBODY) {
-        (void)hlm_fail(err, HLM_FAILED, "rank %d has waited %.1f s for %s over %s", rank, waited_s,
-                       oldest->name, hlm_group_texts[oldest->group]);
-    } else {
-        (void)hlm_fail(err, HLM_FAILED, "rank %d has waited %.1f s for %s rank %d", rank, waited_s,
-                       oldest->name, oldest->peer);
-    }
-    hlm_nccl_links_abort(self);
-    return HLM_FAILED;
-}
-
-/* Called while a queue is synced. */
-static enum hlm_status watch(void *context, struct hlm_err *err)
-{
-    struct hlm_nccl_comm *self = context;
-    HLM_TRY(hlm_nccl_check_alive(self, err));
-    HLM_TRY(hlm_nccl_links_check(self, err));
-    forget_finished(self);
-    const bool late =
-        self->num_pending > 0 && hlm_cuda_wall_s() - self->progress_s > self->timeout_s;
-    return late ? fail_late(self, err) : HLM_OK;
-}
-
-/* Notes an operation that was put on the stream. */
-static enum hlm_status follow(struct hlm_nccl_comm *self, cudaStream_t stream, const char *name,
-                              enum hlm_group group, int32_t peer, struct hlm_err *err)
-{
-    forget_finished(self);
-    while (self->num_pending == HLM_NCCL_MAX_PENDING) {
-        HLM_TRY(watch(self, err));
-        sched_yield();
-    }
-    if (self->num_pending == 0) {
-        self->progress_s = hlm_cuda_wall_s();
-    }
-    struct hlm_nccl_pending *last =
-        &self->pending[(self->first_pending + self->num_pending) % HLM_NCCL_MAX_PENDING];
-    last->name = name;
-    last->group = group;
-    last->peer = peer;
-    HLM_TRY(hlm_cuda_check(cudaEventRecord(last->done, stream), "recording an operation", err));
-    self->num_pending++;
-    return HLM_OK;
 }
 
 /* --- collectives --- */
@@ -115,7 +51,7 @@ static enum hlm_status nccl_all_reduce(struct hlm_comm *comm, enum hlm_group gro
     const ncclResult_t result = ncclAllReduce(data, data, (size_t)count, wires[type].type, reduce,
                                               link, self->queue->stream);
     HLM_TRY(hlm_nccl_settle(self, link, result, "all_reduce", err));
-    return follow(self, self->queue->stream, "all_reduce", group, HLM_NCCL_NOBODY, err);
+    return hlm_nccl_follow(self, "all_reduce", group, HLM_NCCL_NOBODY, err);
 }
 
 static enum hlm_status nccl_all_gather(struct hlm_comm *comm, enum hlm_group group, const void *in,
@@ -131,7 +67,7 @@ static enum hlm_status nccl_all_gather(struct hlm_comm *comm, enum hlm_group gro
     const ncclResult_t result =
         ncclAllGather(in, out, (size_t)count, wires[type].type, link, self->queue->stream);
     HLM_TRY(hlm_nccl_settle(self, link, result, "all_gather", err));
-    return follow(self, self->queue->stream, "all_gather", group, HLM_NCCL_NOBODY, err);
+    return hlm_nccl_follow(self, "all_gather", group, HLM_NCCL_NOBODY, err);
 }
 
 static enum hlm_status nccl_reduce_scatter(struct hlm_comm *comm, enum hlm_group group,
@@ -147,7 +83,7 @@ static enum hlm_status nccl_reduce_scatter(struct hlm_comm *comm, enum hlm_group
     const ncclResult_t result = ncclReduceScatter(in, out, (size_t)count, wires[type].type, ncclSum,
                                                   link, self->queue->stream);
     HLM_TRY(hlm_nccl_settle(self, link, result, "reduce_scatter", err));
-    return follow(self, self->queue->stream, "reduce_scatter", group, HLM_NCCL_NOBODY, err);
+    return hlm_nccl_follow(self, "reduce_scatter", group, HLM_NCCL_NOBODY, err);
 }
 
 static enum hlm_status nccl_barrier(struct hlm_comm *comm, enum hlm_group group,
@@ -189,24 +125,27 @@ static void put_request(struct hlm_nccl_comm *self, struct hlm_request *request)
     self->pool = request;
 }
 
+static ncclComm_t link_of_message(const struct hlm_nccl_comm *self, int32_t sender, int32_t channel)
+{
+    static const enum hlm_nccl_link links[HLM_NCCL_NUM_CHANNELS][2] = {
+        {HLM_NCCL_LINK_FORWARD_EVEN, HLM_NCCL_LINK_FORWARD_ODD},
+        {HLM_NCCL_LINK_BACKWARD_EVEN, HLM_NCCL_LINK_BACKWARD_ODD}};
+    return self->links[links[channel][self->stages[sender] % 2]];
+}
+
 static enum hlm_status put_message(struct hlm_nccl_comm *self, bool sends, int32_t peer,
                                    int32_t channel, void *data, int64_t bytes,
                                    struct hlm_request *request, struct hlm_err *err)
 {
     const char *name = sends ? "send to" : "receive from";
-    const cudaStream_t stream = self->streams[channel];
-    const ncclComm_t link =
-        self->links[channel == 0 ? HLM_NCCL_LINK_FORWARD : HLM_NCCL_LINK_BACKWARD];
-    HLM_TRY(hlm_cuda_check(cudaEventRecord(self->ready[channel], self->queue->stream),
-                           "recording a message", err));
-    HLM_TRY(hlm_cuda_check(cudaStreamWaitEvent(stream, self->ready[channel], 0),
-                           "ordering a message", err));
+    const cudaStream_t stream = self->queue->stream;
+    const ncclComm_t link = link_of_message(self, sends ? self->base.rank : peer, channel);
     const ncclResult_t result = sends
                                     ? ncclSend(data, (size_t)bytes, ncclUint8, peer, link, stream)
                                     : ncclRecv(data, (size_t)bytes, ncclUint8, peer, link, stream);
     HLM_TRY(hlm_nccl_settle(self, link, result, name, err));
     HLM_TRY(hlm_cuda_check(cudaEventRecord(request->done, stream), "recording a message", err));
-    return follow(self, stream, name, HLM_GROUP_PP, peer, err);
+    return hlm_nccl_follow(self, name, HLM_GROUP_PP, peer, err);
 }
 
 static enum hlm_status message(struct hlm_comm *comm, bool sends, int32_t peer, int32_t channel,
@@ -269,27 +208,32 @@ static void nccl_abort(struct hlm_comm *comm)
     }
 }
 
-static void free_events(struct hlm_nccl_comm *self)
+static void free_requests(struct hlm_nccl_comm *self)
 {
-    for (int i = 0; i < HLM_NCCL_MAX_PENDING; i++) {
-        if (self->pending[i].done != NULL) {
-            cudaEventDestroy(self->pending[i].done);
-        }
-    }
-    for (int i = 0; i < HLM_NCCL_NUM_CHANNELS; i++) {
-        if (self->ready[i] != NULL) {
-            cudaEventDestroy(self->ready[i]);
-        }
-        if (self->streams[i] != NULL) {
-            cudaStreamDestroy(self->streams[i]);
-        }
-    }
     while (self->pool != NULL) {
         struct hlm_request *request = self->pool;
         self->pool = request->next;
         cudaEventDestroy(request->done);
         free(request);
     }
+}
+
+static void nccl_use_queue(struct hlm_comm *comm, struct hlm_queue *queue)
+{
+    struct hlm_nccl_comm *self = of(comm);
+    self->queue = queue;
+    if (queue != NULL) {
+        hlm_nccl_watch(self, queue);
+    } else {
+        hlm_nccl_unwatch_all(self);
+    }
+}
+
+/* What went wrong in the background; the time without progress is the caller's business. */
+static enum hlm_status nccl_check(struct hlm_comm *comm, struct hlm_err *err)
+{
+    HLM_TRY(hlm_nccl_check_alive(of(comm), err));
+    return hlm_nccl_links_check(of(comm), err);
 }
 
 static void nccl_release(struct hlm_comm *comm)
@@ -300,40 +244,22 @@ static void nccl_release(struct hlm_comm *comm)
     } else {
         hlm_nccl_links_close(self);
     }
-    hlm_cuda_comm_use_queue(comm, NULL);
-    free_events(self);
+    hlm_nccl_unwatch_all(self);
+    hlm_nccl_pending_free(self);
+    free_requests(self);
+    free(self->stages);
     cudaFree(self->scratch);
     free(self);
 }
 
-void hlm_cuda_comm_use_queue(struct hlm_comm *comm, struct hlm_queue *queue)
+/* Where each rank stands in the pipeline. */
+static bool find_stages(struct hlm_nccl_comm *self, const struct hlm_strategy *strategy)
 {
-    struct hlm_nccl_comm *self = of(comm);
-    if (self->queue != NULL) {
-        self->queue->watch = NULL;
-        self->queue->watch_context = NULL;
+    self->stages = calloc((size_t)self->base.world_size, sizeof *self->stages);
+    for (int32_t i = 0; self->stages != NULL && i < self->base.world_size; i++) {
+        self->stages[i] = hlm_layout_coords(strategy, i).pp;
     }
-    self->queue = queue;
-    if (queue != NULL) {
-        queue->watch = watch;
-        queue->watch_context = self;
-    }
-}
-
-static enum hlm_status make_events(struct hlm_nccl_comm *self, struct hlm_err *err)
-{
-    for (int i = 0; i < HLM_NCCL_MAX_PENDING; i++) {
-        HLM_TRY(
-            hlm_cuda_check(cudaEventCreateWithFlags(&self->pending[i].done, cudaEventDisableTiming),
-                           "making an event", err));
-    }
-    for (int i = 0; i < HLM_NCCL_NUM_CHANNELS; i++) {
-        HLM_TRY(hlm_cuda_check(cudaEventCreateWithFlags(&self->ready[i], cudaEventDisableTiming),
-                               "making an event", err));
-        HLM_TRY(hlm_cuda_check(cudaStreamCreateWithFlags(&self->streams[i], cudaStreamNonBlocking),
-                               "making a stream", err));
-    }
-    return hlm_cuda_check(cudaMalloc(&self->scratch, 1), "allocating device memory", err);
+    return self->stages != NULL;
 }
 
 static const struct hlm_comm_ops nccl_ops = {
@@ -348,6 +274,8 @@ static const struct hlm_comm_ops nccl_ops = {
     .send = nccl_send,
     .receive = nccl_receive,
     .wait = nccl_wait,
+    .use_queue = nccl_use_queue,
+    .check = nccl_check,
 };
 
 enum hlm_status hlm_cuda_comm_new(const struct hlm_cuda_comm_config *config,
@@ -366,7 +294,11 @@ enum hlm_status hlm_cuda_comm_new(const struct hlm_cuda_comm_config *config,
     self->base.world_size = (int32_t)hlm_strategy_world_size(strategy);
     self->timeout_s = config->comm->timeout_s;
     self->owner = pthread_self();
-    enum hlm_status status = make_events(self, err);
+    enum hlm_status status =
+        hlm_cuda_check(cudaMalloc(&self->scratch, 1), "allocating device memory", err);
+    if (status == HLM_OK && !find_stages(self, strategy)) {
+        status = hlm_fail(err, HLM_ENV, "cuda backend: no memory for communicators");
+    }
     if (status == HLM_OK) {
         status = hlm_nccl_links_make(self, config, err);
     }

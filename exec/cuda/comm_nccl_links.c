@@ -136,11 +136,11 @@ static bool is_same(const struct view *a, const struct view *b)
 
 static bool carries_messages(int link)
 {
-    return link == HLM_NCCL_LINK_FORWARD || link == HLM_NCCL_LINK_BACKWARD;
+    return link >= HLM_NCCL_LINK_FORWARD_EVEN && link <= HLM_NCCL_LINK_BACKWARD_ODD;
 }
 
-/* Links that some ranks are no members of, or that have streams of their own, are never shared: all
- * ranks must find the same. */
+/* Links that some ranks are no members of, or that carry messages, are never shared: all ranks must
+ * find the same. */
 static bool can_share(int link)
 {
     return !carries_messages(link) && link != HLM_NCCL_LINK_EMBEDDING;
@@ -205,8 +205,13 @@ static enum hlm_status make_all(struct hlm_nccl_comm *self,
                                 struct hlm_err *err)
 {
     HLM_TRY(make_world(self, config, err));
+    const bool one_stage = views[HLM_GROUP_PP].size == 1;
     for (int i = HLM_NCCL_LINK_WORLD + 1; i < HLM_NCCL_NUM_LINKS; i++) {
         const enum hlm_nccl_link link = (enum hlm_nccl_link)i;
+        if (one_stage &&
+            (link == HLM_NCCL_LINK_FORWARD_ODD || link == HLM_NCCL_LINK_BACKWARD_ODD)) {
+            continue; /* nobody stands at an odd stage */
+        }
         const struct view *view = &views[link_groups[link]];
         const enum hlm_nccl_link shared = shared_link(views, link);
         if (shared != HLM_NCCL_NUM_LINKS && view->size > 1) {

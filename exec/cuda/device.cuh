@@ -135,7 +135,8 @@ inline void start(const launch_shape &shape, void (*kernel)(Parameters...), Argu
     kernel<<<shape.blocks, shape.threads, shape.shared_bytes, shape.stream>>>(
         static_cast<Parameters>(arguments)...);
 #else
-    emulate(shape.blocks, shape.threads, shape.shared_bytes,
+    emulate({shape.blocks, shape.threads, shape.shared_bytes}, shape.stream,
+            reinterpret_cast<const void *>(kernel),
             [=] { kernel(static_cast<Parameters>(arguments)...); });
 #endif
 }

@@ -15,10 +15,17 @@
 
 #include "exec/backend.h"
 
+/* The scalars that a graph's launches may change, on the device. */
+struct hlm_cuda_varying {
+    double loss_scale, learning_rate, grad_scale, step;
+};
+
 struct hlm_cuda_call {
     const struct hlm_op *op;
     void *const *operands; /* in the order of HLM_OP_MAP */
     const struct hlm_op_scalars *scalars;
+    /* NULL, or where four of the scalars will stand when the kernels run (inside a capture) */
+    const struct hlm_cuda_varying *varying;
     void *scratch;         /* as many bytes as the launcher's row below asks for */
     const float *rotation; /* ROPE only: the table of hlm_cuda_rotation_fill */
     cudaStream_t stream;
@@ -55,7 +62,7 @@ struct hlm_cuda_call {
     X(XENT_GRAD, xent_grad, none)                                                                  \
     X(FILL_ZERO, fill_zero, none)                                                                  \
     X(SUM_SQUARES, sum_squares, sum_squares)                                                       \
-    X(ADAMW, adamw, none)
+    X(ADAMW, adamw, adamw)
 
 /* cudaErrorNotSupported: a shape or dtype without a kernel. */
 #define X(kind, kernel, scratch) cudaError_t hlm_cuda_##kernel(const struct hlm_cuda_call *call);
@@ -68,10 +75,15 @@ int64_t hlm_cuda_scratch_column_sums(const struct hlm_op *op);
 int64_t hlm_cuda_scratch_norm_bwd(const struct hlm_op *op);
 int64_t hlm_cuda_scratch_attention_bwd(const struct hlm_op *op);
 int64_t hlm_cuda_scratch_sum_squares(const struct hlm_op *op);
+int64_t hlm_cuda_scratch_adamw(const struct hlm_op *op);
 
 /* Cosines and sines of RoPE, table [seq_len][2][rotary / 2] on the device: row p holds cos(p f_i),
  * then sin(p f_i), with f_i = theta^(-2 i / rotary), i < rotary / 2, computed in double. */
 cudaError_t hlm_cuda_rotation_fill(float *table, int64_t seq_len, int64_t rotary, double theta,
                                    cudaStream_t stream);
+
+/* The combine of struct hlm_backend_ops. */
+cudaError_t hlm_cuda_combine(void *out, const void *a, const void *b, int64_t count,
+                             enum hlm_wire type, enum hlm_reduce op, cudaStream_t stream);
 
 #endif

@@ -43,6 +43,9 @@ static enum hlm_status device(int32_t index, struct hlm_cuda_device *out, struct
                                     .major = properties.major,
                                     .minor = properties.minor};
     snprintf(out->name, sizeof out->name, "%s", properties.name);
+    snprintf(out->pci_bus_id, sizeof out->pci_bus_id, "%08X:%02X:%02X.0",
+             (unsigned)properties.pciDomainID, (unsigned)properties.pciBusID,
+             (unsigned)properties.pciDeviceID);
     return HLM_OK;
 }
 
@@ -65,9 +68,10 @@ hlm_cuda_module(int abi_version)
         .device = device,
         .check_library = check_library,
         .backend_new = hlm_cuda_backend_new,
+        .choices = hlm_cuda_choices,
+        .use_choices = hlm_cuda_use_choices,
         .comm_id = hlm_cuda_comm_id,
         .comm_new = hlm_cuda_comm_new,
-        .comm_use_queue = hlm_cuda_comm_use_queue,
     };
     return abi_version == HLM_CUDA_ABI_VERSION ? &module : NULL;
 }

@@ -72,13 +72,24 @@ __global__ static void xent_sum_kernel(xent_shape shape, const T *logits, const 
     }
 }
 
+/* What the launch was given, or inside a graph what stands on the device. */
+struct loss_scale {
+    double given;
+    const hlm_cuda_varying *varying;
+    __device__ double value() const
+    {
+        return varying == nullptr ? given : varying->loss_scale;
+    }
+};
+
 /* Replaces logits by softmax * scale, less scale at the target; rows of ignored targets and padding
  * become zero. */
 template <class T, int V>
 __global__ static void xent_grad_kernel(xent_shape shape, const int32_t *targets,
                                         const float *maxima, const float *sums, T *logits,
-                                        double scale)
+                                        loss_scale given)
 {
+    const double scale = given.value();
     for (int64_t row = blockIdx.x; row < shape.rows; row += gridDim.x) {
         T *x = logits + row * shape.cols;
         const bool ignored = targets[row] < 0;
@@ -99,7 +110,7 @@ __global__ static void xent_grad_kernel(xent_shape shape, const int32_t *targets
 
 /* One block, so that the order of additions is fixed. */
 __global__ static void xent_loss_kernel(int64_t rows, const int32_t *targets, const float *sums,
-                                        double scale, double *loss)
+                                        loss_scale scale, double *loss)
 {
     double sum = 0.0;
     for (int64_t row = threadIdx.x; row < rows; row += blockDim.x) {
@@ -109,7 +120,7 @@ __global__ static void xent_loss_kernel(int64_t rows, const int32_t *targets, co
     }
     sum = block_reduce(sum, add_op(), 0.0);
     if (threadIdx.x == 0) {
-        loss[0] += sum * scale;
+        loss[0] += sum * scale.value();
     }
 }
 
@@ -145,7 +156,7 @@ extern "C" cudaError_t hlm_cuda_xent_grad(const hlm_cuda_call *call)
 {
     HLM_ASSERT(call->scalars != nullptr);
     const xent_shape shape = shape_of(call->op);
-    const double scale = call->scalars->loss_scale;
+    const loss_scale scale = {call->scalars->loss_scale, call->varying};
     return dispatch(call, shape.cols, {call->operands[3]}, [&](auto type, auto vector) {
         using T = typename decltype(type)::type;
         constexpr int V = decltype(vector)::value;

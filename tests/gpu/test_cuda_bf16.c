@@ -204,13 +204,16 @@ static void check_attention(struct bf16_check *check, int32_t batch, int64_t seq
                         .head_dim = head_dim,
                         .v_head_dim = head_dim,
                         .causal = causal};
-    struct bf16_operand forward[] = {
-        {'t', num_qkv, NULL}, {'t', m * n, NULL}, {'f', m * heads, NULL}, {'-', 0, NULL}};
+    struct bf16_operand forward[] = {{'t', num_qkv, NULL},
+                                     {'t', m * n, NULL},
+                                     {'f', m * heads, NULL},
+                                     {'-', 0, NULL},
+                                     {'-', 0, NULL}};
     bf16_check_run(check, &op, forward, NULL, rounding);
     round_all(&forward[1]);
     op.kind = HLM_OP_ATTENTION_BWD;
     RUN(check, &op, NULL, 2.0 * rounding, forward[0], forward[1], {'t', m * n, NULL}, forward[2],
-        {'-', 0, NULL}, {'t', num_qkv, NULL});
+        {'-', 0, NULL}, {'t', num_qkv, NULL}, {'-', 0, NULL}, {'-', 0, NULL});
 }
 
 static void test_attention(void **state)

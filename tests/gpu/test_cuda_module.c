@@ -35,6 +35,8 @@ static void test_table(void **state)
     assert_non_null(module);
     assert_int_equal(module->abi_version, HLM_CUDA_ABI_VERSION);
     assert_int_equal(module->backend_version, HLM_BACKEND_VERSION);
+    assert_non_null(module->choices);
+    assert_non_null(module->use_choices);
     assert_null(module_table(HLM_CUDA_ABI_VERSION + 1));
     const struct hlm_cuda_versions versions = module->versions();
     assert_true(versions.runtime >= 12000);

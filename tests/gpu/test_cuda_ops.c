@@ -158,10 +158,10 @@ static void check_attention(struct op_check *check, int32_t batch, int64_t seq_l
                               .head_dim = head_dim,
                               .v_head_dim = head_dim,
                               .causal = causal};
-    op_check_forward(check, &op, 0);
-    op_check_forward(check, &op, 1U << 3);
-    op_check_backward(check, &op, HLM_OP_ATTENTION_BWD, "v0 v1 d1 v2 v3 g0", 0);
-    op_check_backward(check, &op, HLM_OP_ATTENTION_BWD, "v0 v1 d1 v2 - g0", 0);
+    op_check_forward(check, &op, 1U << 4);
+    op_check_forward(check, &op, 1U << 3 | 1U << 4);
+    op_check_backward(check, &op, HLM_OP_ATTENTION_BWD, "v0 v1 d1 v2 v3 g0 - -", 1U << 4);
+    op_check_backward(check, &op, HLM_OP_ATTENTION_BWD, "v0 v1 d1 v2 - g0 - -", 1U << 4);
 }
 
 static void test_attention(void **state)

@@ -10,7 +10,7 @@
 #define __host__
 #define __shared__ static thread_local
 #define __align__(bytes) alignas(bytes)
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 
 #define threadIdx (emulated_thread()->thread)
 #define blockIdx (emulated_thread()->block)
@@ -53,9 +53,11 @@ inline int __ffs(int x)
 }
 
 template <class Kernel>
-inline cudaError_t cudaFuncSetAttribute(Kernel *, cudaFuncAttribute, int bytes)
+inline cudaError_t cudaFuncSetAttribute(Kernel *kernel, cudaFuncAttribute, int bytes)
 {
-    return bytes <= EMULATED_SHARED_BYTES ? cudaSuccess : cudaErrorInvalidValue;
+    return emulated_allow_shared(reinterpret_cast<const void *>(kernel), bytes)
+               ? cudaSuccess
+               : cudaErrorInvalidValue;
 }
 
 #endif

@@ -3,7 +3,9 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include <ucontext.h>
@@ -241,34 +243,83 @@ void emulated_wait()
     f.committed.clear();
 }
 
-void emulate(dim3 blocks, unsigned threads, size_t shared_bytes,
-             const std::function<void()> &kernel)
+namespace
 {
-    machine &m = self();
-    if (threads == 0 || threads > 1024 || threads % WARP != 0 || blocks.x == 0 || blocks.y == 0 ||
-        blocks.y > 65535 || blocks.z == 0 || blocks.z > 65535 ||
-        shared_bytes > EMULATED_SHARED_BYTES) {
-        std::fprintf(stderr, "emulator: a launch of (%u, %u, %u) blocks of %u threads\n", blocks.x,
-                     blocks.y, blocks.z, threads);
+
+/* Kernels that asked for more shared memory than is given unasked. */
+struct allowances {
+    std::mutex mutex;
+    std::map<const void *, size_t> bytes;
+};
+
+allowances &allowed()
+{
+    static allowances all;
+    return all;
+}
+
+size_t allowance_of(const void *kernel)
+{
+    allowances &all = allowed();
+    const std::lock_guard<std::mutex> guard(all.mutex);
+    const auto found = all.bytes.find(kernel);
+    return found == all.bytes.end() ? static_cast<size_t>(EMULATED_UNASKED_BYTES) : found->second;
+}
+
+void check_launch(const emulated_shape &shape, const void *kernel)
+{
+    const dim3 &blocks = shape.blocks;
+    if (shape.threads == 0 || shape.threads > 1024 || shape.threads % WARP != 0 || blocks.x == 0 ||
+        blocks.y == 0 || blocks.y > 65535 || blocks.z == 0 || blocks.z > 65535 ||
+        shape.shared_bytes > allowance_of(kernel)) {
+        std::fprintf(stderr,
+                     "emulator: a launch of (%u, %u, %u) blocks of %u threads with %zu bytes\n",
+                     blocks.x, blocks.y, blocks.z, shape.threads, shape.shared_bytes);
         std::abort();
     }
-    if (m.fibers.size() < threads) {
-        m.fibers.resize(threads);
-        m.warps.resize(threads / WARP);
+}
+
+void run_grid(const emulated_shape &shape, const std::function<void()> &body)
+{
+    machine &m = self();
+    const dim3 &blocks = shape.blocks;
+    if (m.fibers.size() < shape.threads) {
+        m.fibers.resize(shape.threads);
+        m.warps.resize(shape.threads / WARP);
     }
     if (m.shared == nullptr) {
         m.shared.reset(new char[EMULATED_SHARED_BYTES]);
     }
-    m.num_threads = threads;
-    m.kernel = &kernel;
+    m.num_threads = shape.threads;
+    m.kernel = &body;
     m.backwards = !m.backwards;
     for (unsigned block = 0; block < blocks.x * blocks.y * blocks.z; block++) {
         const dim3 at(block % blocks.x, block / blocks.x % blocks.y, block / blocks.x / blocks.y);
-        std::memset(m.shared.get(), 0xFF, shared_bytes);
-        for (unsigned i = 0; i < threads; i++) {
-            m.fibers[i].place = {dim3(i, 0, 0), at, dim3(threads), blocks};
+        std::memset(m.shared.get(), 0xFF, shape.shared_bytes);
+        for (unsigned i = 0; i < shape.threads; i++) {
+            m.fibers[i].place = {dim3(i, 0, 0), at, dim3(shape.threads), blocks};
             start_fiber(m.fibers[i]);
         }
         run_block(m);
     }
+}
+
+} // namespace
+
+bool emulated_allow_shared(const void *kernel, int bytes)
+{
+    if (bytes < 0 || bytes > EMULATED_SHARED_BYTES) {
+        return false;
+    }
+    allowances &all = allowed();
+    const std::lock_guard<std::mutex> guard(all.mutex);
+    all.bytes[kernel] = static_cast<size_t>(bytes);
+    return true;
+}
+
+void emulate(const emulated_shape &shape, emulated_stream *stream, const void *kernel,
+             const std::function<void()> &body)
+{
+    check_launch(shape, kernel);
+    emulated_put(stream, [=] { run_grid(shape, body); });
 }

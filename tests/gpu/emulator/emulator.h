@@ -7,7 +7,9 @@
  * launch runs them in the opposite order. A wait that can't end (a lane that left, two kinds of
  * exchange in one warp, a barrier that some threads don't reach) ends the program with a message.
  * Asynchronous copies happen at their wait. Blocks run one after the other, and so do operations of
- * streams: at the call. Fresh device memory and shared memory hold NaN (0xFF).
+ * streams: at the call, but while a stream is captured they are only written down, and run whenever
+ * the graph is launched. What a real capture forbids (allocating, waiting) spoils one here. Fresh
+ * device memory and shared memory hold NaN (0xFF).
  *
  * Headers of this folder stand in for NVIDIA's; exec/cuda/instructions.cuh here for that of the
  * backend. */
@@ -32,10 +34,24 @@ struct emulated_place {
 const emulated_place *emulated_thread();
 int emulated_lane();
 
-constexpr int EMULATED_SHARED_BYTES = 227 * 1024; /* what a block of an H100 may have */
+/* What a block of an H100 may have, and what it has without asking. */
+constexpr int EMULATED_SHARED_BYTES = 227 * 1024, EMULATED_UNASKED_BYTES = 48 * 1024;
 
-void emulate(dim3 blocks, unsigned threads, size_t shared_bytes,
-             const std::function<void()> &kernel);
+/* Whether a kernel may have so much dynamic shared memory; its launches then may. */
+bool emulated_allow_shared(const void *kernel, int bytes);
+
+struct emulated_stream;
+
+/* Runs an operation of a stream, or writes it down for the graph that the stream is captured to. */
+void emulated_put(emulated_stream *stream, const std::function<void()> &operation);
+
+struct emulated_shape {
+    dim3 blocks;
+    unsigned threads;
+    size_t shared_bytes;
+};
+void emulate(const emulated_shape &shape, emulated_stream *stream, const void *kernel,
+             const std::function<void()> &body);
 void *emulated_shared(); /* the block's dynamic shared memory */
 
 /* Waits for the block; whether any thread brought true. */

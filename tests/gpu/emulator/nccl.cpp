@@ -28,6 +28,7 @@ struct group {
     bool aborted = false;
     std::vector<const void *> in;                                    /* [size] */
     std::vector<int> colors, keys;                                   /* [size], of a split */
+    std::vector<std::vector<int>> splits;                            /* the colors of each */
     std::map<int, std::shared_ptr<group>> by_color;                  /* made by the last split */
     std::map<std::pair<int, int>, std::deque<std::string>> messages; /* by (sender, receiver) */
 };
@@ -216,6 +217,7 @@ ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t *out,
     shared.colors[own] = color;
     shared.keys[own] = key;
     bool fine = meet(held, shared, [&] {
+        shared.splits.push_back(shared.colors);
         std::map<int, int> sizes;
         for (int of_rank : shared.colors) {
             sizes[of_rank]++;
@@ -236,6 +238,20 @@ ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t *out,
     }
     fine = fine && meet(held, shared, [] {});
     return later(comm, fine);
+}
+
+int emulated_nccl_splits(ncclUniqueId id, int *colors, int most)
+{
+    const std::lock_guard<std::mutex> held(all().lock);
+    const std::shared_ptr<group> world = all().groups[std::string(id.internal)];
+    int num = 0;
+    for (const std::vector<int> &split : world->splits) {
+        if (num < most) {
+            std::memcpy(colors + num * world->size, split.data(), split.size() * sizeof(int));
+        }
+        num++;
+    }
+    return num;
 }
 
 ncclResult_t ncclCommFinalize(ncclComm_t comm)

@@ -57,6 +57,10 @@ ncclResult_t ncclSend(const void *data, size_t count, ncclDataType_t type, int p
 ncclResult_t ncclRecv(void *data, size_t count, ncclDataType_t type, int peer, ncclComm_t comm,
                       cudaStream_t stream);
 
+/* For tests: how the world that `id` names was split so far, colors[split][rank] for at most `most`
+ * splits; returns their number. */
+int emulated_nccl_splits(ncclUniqueId id, int *colors, int most);
+
 #ifdef __cplusplus
 }
 #endif
