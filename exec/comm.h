@@ -1,12 +1,18 @@
 /* comm: how ranks talk. One table of functions per transport: threads of one process (comm_thread),
- * MPI (comm_mpi); NCCL lives in exec/cuda. Above it no MPI type appears.
+ * MPI (comm_mpi), threads that share a device (comm_queue.h); NCCL lives in exec/cuda. Above it no
+ * MPI type appears. exec/exchange.h is the place that calls them for the runner.
  *
  * Host transports (stream_ordered false) work on host memory and block the calling thread; the
- * runner syncs the queue that produced the data first and stages data that the host can't reach.
- * Collectives: all members of the group call in the same order with the same counts. Large
- * all_reduce, all_gather and reduce_scatter run as a chunked ring with preallocated scratch (the
- * algorithm the cost model prices), small ones as the transport likes best. Sums are made in a
- * fixed order: equal inputs give equal bits.
+ * caller syncs the queue that produced the data first and stages data that the host can't reach.
+ *
+ * Stream-ordered transports work on memory of a backend. A call puts its operation on the queue
+ * that use_queue gave last: it runs behind what stands there, what is put there later runs behind
+ * it, and the call returns without waiting for data. A message (send, receive) runs behind what
+ * stands on the queue too, but only wait() promises that anything runs behind the message: what is
+ * put later on the queue that is in use then, which may be another one. The operations of one group
+ * are called in one order on all ranks, whatever queues they are on. barrier blocks: it waits for
+ * the queue in use too. Errors come out of check() or of the next call; after one, and after abort,
+ * what the transport has on queues ends without a defined result.
  *
  * Every wait has a deadline (`timeout_s` without any progress): then, or when a peer has left, the
  * call fails with HLM_FAILED naming the rank, the operation, the group and the peer it waited for.
@@ -21,24 +27,11 @@
 #include "base/err.h"
 #include "costmodel/layout.h"
 #include "costmodel/op.h"
+#include "exec/wire.h"
 
 struct hlm_comm;
+struct hlm_queue;
 struct hlm_request;
-
-#define HLM_REDUCE_MAP(X) X(SUM, "sum") X(MAX, "max")
-enum hlm_reduce {
-#define X(name, text) HLM_REDUCE_##name,
-    HLM_REDUCE_MAP(X)
-#undef X
-};
-
-/* Element types on the wire. */
-#define HLM_WIRE_MAP(X) X(F32, "f32", 4) X(F64, "f64", 8) X(BF16, "bf16", 2) X(BYTE, "byte", 1)
-enum hlm_wire {
-#define X(name, text, bytes) HLM_WIRE_##name,
-    HLM_WIRE_MAP(X)
-#undef X
-};
 
 struct hlm_comm_ops {
     const char *name;
@@ -60,6 +53,12 @@ struct hlm_comm_ops {
     enum hlm_status (*reduce_scatter)(struct hlm_comm *comm, enum hlm_group group, const void *in,
                                       void *out, int64_t count, enum hlm_wire type,
                                       struct hlm_err *err);
+    /* in: what goes to each rank of the group, one behind the other in group order, in_bytes[i] for
+     * the i-th; out: what comes from each likewise. in_bytes[j] of rank i is out_bytes[i] of rank
+     * j. NULL where the transport has none (stream-ordered and emulated ones). collective */
+    enum hlm_status (*all_to_all)(struct hlm_comm *comm, enum hlm_group group, const void *in,
+                                  const int64_t *in_bytes, void *out, const int64_t *out_bytes,
+                                  struct hlm_err *err);
     enum hlm_status (*barrier)(struct hlm_comm *comm, enum hlm_group group, struct hlm_err *err);
     /* Messages between world ranks; channel separates directions (forward 0, backward 1) and
      * messages of one (sender, receiver, channel) arrive in order. The buffer belongs to the
@@ -71,6 +70,14 @@ struct hlm_comm_ops {
     /* Waits and frees the request (NULL: returns at once). */
     enum hlm_status (*wait)(struct hlm_comm *comm, struct hlm_request *request,
                             struct hlm_err *err);
+
+    /* Stream-ordered transports only, NULL in others. The queue, of the rank's backend and thread,
+     * on which operations are ordered from now on; needed before the first. NULL: the transport
+     * forgets all queues, which the caller has synced, before they are freed. */
+    void (*use_queue)(struct hlm_comm *comm, struct hlm_queue *queue);
+    /* Whether what is under way can still end: HLM_FAILED after errors in the background, an abort
+     * or a peer's leaving. Called again and again by whoever waits for a queue. */
+    enum hlm_status (*check)(struct hlm_comm *comm, struct hlm_err *err);
 };
 
 /* First member of every transport's struct. */

@@ -1,5 +1,5 @@
-/* comm_internal: what the host transports (comm_thread, comm_mpi) share: their groups, the
- * arithmetic of reductions and the chunked ring over their own send and receive. */
+/* comm_internal: what transports share: their groups, and of the host transports (comm_thread,
+ * comm_mpi) the chunked ring over their own send and receive. */
 #ifndef HLM_EXEC_COMM_INTERNAL_H
 #define HLM_EXEC_COMM_INTERNAL_H
 
@@ -25,13 +25,6 @@ HLM_MUST_CHECK enum hlm_status hlm_comm_groups_init(struct hlm_comm_groups *out,
                                                     const struct hlm_strategy *strategy,
                                                     int32_t rank, struct hlm_err *err);
 void hlm_comm_groups_release(struct hlm_comm_groups *groups);
-
-int64_t hlm_wire_bytes(enum hlm_wire type);
-
-/* out[i] = a[i] + b[i], or the larger one (NaN where either is). out may be a or b. bf16 is added
- * in fp32 and rounded to nearest even; bytes are added modulo 256. */
-void hlm_wire_reduce(void *out, const void *a, const void *b, int64_t count, enum hlm_wire type,
-                     enum hlm_reduce op);
 
 /* The chunked ring: the group's buffer is n segments; the partial sum of segment q starts at
  * position q + 1 and ends at q, then the sums go round. Each step's segment travels in chunks,
@@ -66,5 +59,13 @@ HLM_MUST_CHECK enum hlm_status hlm_ring_reduce_scatter(const struct hlm_ring *ri
                                                        const struct hlm_comm_group *group,
                                                        const void *in, void *out, int64_t count,
                                                        enum hlm_wire type, struct hlm_err *err);
+
+/* As all_to_all of struct hlm_comm_ops, by messages: in step i each position sends to the i-th
+ * behind it and receives from the i-th in front, so that no two send to one at once. collective */
+HLM_MUST_CHECK enum hlm_status hlm_pairwise_all_to_all(struct hlm_comm *comm,
+                                                       const struct hlm_comm_group *group,
+                                                       const void *in, const int64_t *in_bytes,
+                                                       void *out, const int64_t *out_bytes,
+                                                       struct hlm_err *err);
 
 #endif

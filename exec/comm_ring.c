@@ -279,3 +279,68 @@ enum hlm_status hlm_ring_reduce_scatter(const struct hlm_ring *ring, struct hlm_
     };
     return run_pass(&pass, err);
 }
+
+/* --- all to all --- */
+
+static int64_t sum_before(const int64_t *bytes, int32_t position)
+{
+    int64_t sum = 0;
+    for (int32_t i = 0; i < position; i++) {
+        sum += bytes[i];
+    }
+    return sum;
+}
+
+/* One step: a message out, a message in. Nothing is sent where nothing is to be sent. */
+struct swap {
+    int32_t to, from; /* positions */
+    const void *in;
+    void *out;
+    int64_t in_bytes, out_bytes;
+};
+
+static enum hlm_status run_swap(struct hlm_comm *comm, const struct hlm_comm_group *group,
+                                const struct swap *swap, struct hlm_err *err)
+{
+    const int32_t channel = HLM_RING_CHANNEL + (int32_t)group->kind;
+    struct hlm_request *send = NULL, *receive = NULL;
+    if (swap->out_bytes > 0) {
+        HLM_TRY(comm->ops->receive(comm, group->members[swap->from], channel, swap->out,
+                                   swap->out_bytes, &receive, err));
+    }
+    if (swap->in_bytes > 0) {
+        HLM_TRY(comm->ops->send(comm, group->members[swap->to], channel, swap->in, swap->in_bytes,
+                                &send, err));
+    }
+    HLM_TRY(comm->ops->wait(comm, receive, err));
+    return comm->ops->wait(comm, send, err);
+}
+
+enum hlm_status hlm_pairwise_all_to_all(struct hlm_comm *comm, const struct hlm_comm_group *group,
+                                        const void *in, const int64_t *in_bytes, void *out,
+                                        const int64_t *out_bytes, struct hlm_err *err)
+{
+    const int32_t n = group->size, own = group->position;
+    const unsigned char *sent = in;
+    unsigned char *received = out;
+    HLM_ASSERT(in_bytes[own] == out_bytes[own]);
+    if (in_bytes[own] > 0) {
+        memcpy(received + sum_before(out_bytes, own), sent + sum_before(in_bytes, own),
+               (size_t)in_bytes[own]);
+    }
+    for (int32_t step = 1; step < n; step++) {
+        const int32_t to = (own + step) % n, from = (own - step + n) % n;
+        const struct swap swap = {.to = to,
+                                  .from = from,
+                                  .in = sent + sum_before(in_bytes, to),
+                                  .out = received + sum_before(out_bytes, from),
+                                  .in_bytes = in_bytes[to],
+                                  .out_bytes = out_bytes[from]};
+        const enum hlm_status status = run_swap(comm, group, &swap, err);
+        if (status != HLM_OK) {
+            hlm_err_prefix(err, "all_to_all over %s", hlm_group_texts[group->kind]);
+            return status;
+        }
+    }
+    return HLM_OK;
+}

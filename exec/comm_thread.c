@@ -154,6 +154,14 @@ static enum hlm_status thread_reduce_scatter(struct hlm_comm *comm, enum hlm_gro
     return HLM_OK;
 }
 
+static enum hlm_status thread_all_to_all(struct hlm_comm *comm, enum hlm_group kind, const void *in,
+                                         const int64_t *in_bytes, void *out,
+                                         const int64_t *out_bytes, struct hlm_err *err)
+{
+    return hlm_pairwise_all_to_all(comm, &of(comm)->groups.of[kind], in, in_bytes, out, out_bytes,
+                                   err);
+}
+
 static enum hlm_status thread_barrier(struct hlm_comm *comm, enum hlm_group kind,
                                       struct hlm_err *err)
 {
@@ -227,6 +235,7 @@ static const struct hlm_comm_ops thread_ops = {
     .all_reduce = thread_all_reduce,
     .all_gather = thread_all_gather,
     .reduce_scatter = thread_reduce_scatter,
+    .all_to_all = thread_all_to_all,
     .barrier = thread_barrier,
     .send = hlm_thread_send,
     .receive = hlm_thread_receive,

@@ -10,8 +10,16 @@ void hlm_hostcopy_init(struct hlm_hostcopy *copy, struct hlm_backend *backend,
 
 void hlm_hostcopy_release(struct hlm_hostcopy *copy)
 {
-    free(copy->buffer[0]);
-    free(copy->buffer[1]);
+    if (copy->arena == NULL) {
+        free(copy->buffer[0]);
+        free(copy->buffer[1]);
+    }
+}
+
+static char *larger_buffer(struct hlm_hostcopy *copy, int32_t index, int64_t bytes)
+{
+    return copy->arena != NULL ? HLM_ARENA_ARRAY(copy->arena, char, bytes)
+                               : realloc(copy->buffer[index], (size_t)bytes);
 }
 
 static enum hlm_status reserve(struct hlm_hostcopy *copy, int32_t index, int64_t bytes,
@@ -20,7 +28,7 @@ static enum hlm_status reserve(struct hlm_hostcopy *copy, int32_t index, int64_t
     if (bytes <= copy->capacity[index]) {
         return HLM_OK;
     }
-    char *larger = realloc(copy->buffer[index], (size_t)bytes);
+    char *larger = larger_buffer(copy, index, bytes);
     if (larger == NULL) {
         return hlm_fail(err, HLM_FAILED, "no memory for %lld bytes of staging", (long long)bytes);
     }

@@ -4,10 +4,14 @@
  * address; else they stage through host buffers that grow to the largest size asked for and then
  * stay. Two buffers (index 0 and 1), so that a collective can have one for its input and one for
  * its output.
+ *
+ * A transport that has failed may still read a buffer until it is released. Buffers that have to
+ * last as long lie in an arena.
  */
 #ifndef HLM_EXEC_HOSTCOPY_H
 #define HLM_EXEC_HOSTCOPY_H
 
+#include "base/arena.h"
 #include "exec/backend.h"
 
 struct hlm_hostcopy {
@@ -15,6 +19,7 @@ struct hlm_hostcopy {
     struct hlm_queue *queue;
     char *buffer[2];
     int64_t capacity[2];
+    struct hlm_arena *arena; /* of the buffers; NULL (as init leaves it): their own memory */
 };
 
 void hlm_hostcopy_init(struct hlm_hostcopy *copy, struct hlm_backend *backend,
