@@ -1,277 +1,25 @@
-/* A process as a rank of MPI_COMM_WORLD. All waits poll with MPI_Test, so that they can end at a
- * deadline; MPI itself moves messages only inside its calls. MPI is called by one thread
+/* A process as a rank of MPI_COMM_WORLD: its collectives and its life. MPI is called by one thread
  * (FUNNELED). */
 #include "exec/comm.h"
 
 #ifdef HLM_HAVE_MPI
 
 #include <inttypes.h>
-#include <limits.h>
-#include <mpi.h>
 #include <sched.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#include "exec/comm_internal.h"
-
-/* TIGHT_POLLS: before the first sched_yield. Where ranks share cores, a wait of more than
- * NAP_AFTER_NS naps between polls, since yielding alone leaves little of a core to the ranks that
- * compute. */
-enum { TIGHT_POLLS = 100, NAP_AFTER_NS = 300000, NAP_NS = 30000, TEXT_BYTES = 160 };
-
-/* MPI counts bytes in an int: longer messages go in pieces, which arrive in order. */
-static const int64_t piece_bytes = (int64_t)1 << 30;
-
-struct hlm_request {
-    struct hlm_request *next;     /* free list */
-    struct hlm_request *next_all; /* all that were ever made */
-    bool is_send;
-    int32_t peer, channel;
-    int64_t bytes;
-    int num_pieces, capacity;
-    MPI_Request *pieces; /* [capacity] */
-};
-
-struct mpi_comm {
-    struct hlm_comm base;
-    struct hlm_comm_groups groups;
-    struct hlm_ring ring;
-    unsigned char *scratch; /* [HLM_RING_MIN_BYTES]: small reduce_scatters whose ends overlap */
-    MPI_Comm messages;
-    MPI_Comm of_group[HLM_NUM_GROUPS]; /* MPI_COMM_NULL where the group is this rank alone */
-    MPI_Op operations[2];              /* by enum hlm_reduce */
-    struct hlm_request *all, *unused;
-    double timeout_s;
-    bool shares_cores;
-    bool failed; /* then MPI_Finalize would wait for ranks that never come */
-};
-
-static struct mpi_comm *of(struct hlm_comm *comm)
-{
-    return (struct mpi_comm *)comm;
-}
-
-/* ---- errors and waiting ---- */
-
-/* What a rank waits for, put into words only when it fails. */
-struct awaited {
-    const struct hlm_request *message; /* or */
-    const struct hlm_comm_group *group;
-    const char *operation;
-};
-
-static void describe(const struct awaited *awaited, char what[TEXT_BYTES])
-{
-    const struct hlm_request *message = awaited->message;
-    if (message != NULL) {
-        snprintf(what, TEXT_BYTES, "a message of %" PRId64 " bytes %s rank %" PRId32,
-                 message->bytes, message->is_send ? "to be taken by" : "from", message->peer);
-        return;
-    }
-    const struct hlm_comm_group *group = awaited->group;
-    int length = snprintf(what, TEXT_BYTES, "%s over %s with rank", awaited->operation,
-                          hlm_group_texts[group->kind]);
-    for (int32_t i = 0; i < group->size && length < TEXT_BYTES; i++) {
-        if (i != group->position) {
-            length += snprintf(what + length, TEXT_BYTES - (size_t)length, " %" PRId32,
-                               group->members[i]);
-        }
-    }
-}
-
-static enum hlm_status fail_mpi(struct mpi_comm *self, int code, const char *what,
-                                struct hlm_err *err)
-{
-    char text[MPI_MAX_ERROR_STRING] = "";
-    int length = 0;
-    self->failed = true;
-    if (MPI_Error_string(code, text, &length) != MPI_SUCCESS) {
-        text[0] = '\0';
-    }
-    return hlm_fail(err, HLM_FAILED, "rank %" PRId32 ": %s: MPI error %d: %s", self->base.rank,
-                    what, code, text);
-}
-
-static int64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
-static void pause_poll(const struct mpi_comm *self, int64_t polls, int64_t waited_ns)
-{
-    const struct timespec nap = {0, NAP_NS};
-    if (self->shares_cores && waited_ns > NAP_AFTER_NS) {
-        nanosleep(&nap, NULL);
-    } else if (polls > TIGHT_POLLS) {
-        sched_yield();
-    }
-}
-
-static enum hlm_status fail_wait(struct mpi_comm *self, int code, const struct awaited *awaited,
-                                 struct hlm_err *err)
-{
-    char what[TEXT_BYTES];
-    describe(awaited, what);
-    if (code != MPI_SUCCESS) {
-        return fail_mpi(self, code, what, err);
-    }
-    self->failed = true;
-    return hlm_fail(err, HLM_FAILED, "rank %" PRId32 " has waited %g s for %s", self->base.rank,
-                    self->timeout_s, what);
-}
-
-/* Polls until the request is complete. */
-static enum hlm_status wait_one(struct mpi_comm *self, MPI_Request *request,
-                                const struct awaited *awaited, MPI_Status *out_status,
-                                struct hlm_err *err)
-{
-    const int64_t start_ns = now_ns();
-    for (int64_t polls = 0;; polls++) {
-        int done = 0;
-        const int code = MPI_Test(request, &done, out_status);
-        if (code == MPI_SUCCESS && done) {
-            return HLM_OK;
-        }
-        const int64_t waited_ns = now_ns() - start_ns;
-        if (code != MPI_SUCCESS || (double)waited_ns * 1e-9 > self->timeout_s) {
-            return fail_wait(self, code, awaited, err);
-        }
-        pause_poll(self, polls, waited_ns);
-    }
-}
-
-/* ---- messages ---- */
-
-static struct hlm_request *request_new(struct mpi_comm *self, int num_pieces)
-{
-    struct hlm_request *request = self->unused;
-    if (request != NULL) {
-        self->unused = request->next;
-    } else {
-        request = calloc(1, sizeof *request);
-        if (request == NULL) {
-            return NULL;
-        }
-        request->next_all = self->all;
-        self->all = request;
-    }
-    if (request->capacity < num_pieces) {
-        MPI_Request *pieces =
-            realloc(request->pieces, (size_t)num_pieces * sizeof *request->pieces);
-        if (pieces == NULL) {
-            request->next = self->unused;
-            self->unused = request;
-            return NULL;
-        }
-        request->pieces = pieces;
-        request->capacity = num_pieces;
-    }
-    return request;
-}
-
-static int64_t piece_of(int64_t bytes, int i)
-{
-    const int64_t left = bytes - i * piece_bytes;
-    return left < piece_bytes ? left : piece_bytes;
-}
-
-static int post_piece(const struct mpi_comm *self, const struct hlm_request *request, void *data,
-                      int64_t bytes, MPI_Request *out)
-{
-    return request->is_send ? MPI_Isend(data, (int)bytes, MPI_BYTE, request->peer, request->channel,
-                                        self->messages, out)
-                            : MPI_Irecv(data, (int)bytes, MPI_BYTE, request->peer, request->channel,
-                                        self->messages, out);
-}
-
-static enum hlm_status post(struct mpi_comm *self, bool is_send, int32_t peer, int32_t channel,
-                            void *data, int64_t bytes, struct hlm_request **out,
-                            struct hlm_err *err)
-{
-    HLM_ASSERT(peer >= 0 && peer < self->base.world_size && bytes >= 0);
-    const int num_pieces = bytes == 0 ? 1 : (int)((bytes + piece_bytes - 1) / piece_bytes);
-    struct hlm_request *request = request_new(self, num_pieces);
-    if (request == NULL) {
-        return hlm_fail(err, HLM_FAILED, "rank %" PRId32 " is out of memory for a message",
-                        self->base.rank);
-    }
-    request->is_send = is_send;
-    request->peer = peer;
-    request->channel = channel;
-    request->bytes = bytes;
-    request->num_pieces = num_pieces;
-    for (int i = 0; i < num_pieces; i++) {
-        const int code = post_piece(self, request, (unsigned char *)data + i * piece_bytes,
-                                    piece_of(bytes, i), &request->pieces[i]);
-        if (code != MPI_SUCCESS) {
-            return fail_mpi(self, code, is_send ? "send" : "receive", err);
-        }
-    }
-    *out = request;
-    return HLM_OK;
-}
-
-static enum hlm_status mpi_send(struct hlm_comm *comm, int32_t peer, int32_t channel,
-                                const void *data, int64_t bytes, struct hlm_request **out,
-                                struct hlm_err *err)
-{
-    /* The address goes through the path of receive, which writes; MPI_Isend does not. */
-    return post(of(comm), true, peer, channel, (void *)(uintptr_t)data, bytes, out, err);
-}
-
-static enum hlm_status mpi_receive(struct hlm_comm *comm, int32_t peer, int32_t channel, void *data,
-                                   int64_t bytes, struct hlm_request **out, struct hlm_err *err)
-{
-    return post(of(comm), false, peer, channel, data, bytes, out, err);
-}
-
-/* MPI gives no sign when less than the buffer has come. */
-static enum hlm_status check_length(struct mpi_comm *self, const struct hlm_request *request,
-                                    const MPI_Status *status, int64_t expected, struct hlm_err *err)
-{
-    int got = 0;
-    if (request->is_send || MPI_Get_count(status, MPI_BYTE, &got) != MPI_SUCCESS ||
-        got == expected) {
-        return HLM_OK;
-    }
-    self->failed = true;
-    return hlm_fail(err, HLM_FAILED,
-                    "rank %" PRId32 ": a message from rank %" PRId32
-                    " has %d bytes in place of %" PRId64,
-                    self->base.rank, request->peer, got, expected);
-}
-
-static enum hlm_status mpi_wait(struct hlm_comm *comm, struct hlm_request *request,
-                                struct hlm_err *err)
-{
-    if (request == NULL) {
-        return HLM_OK;
-    }
-    struct mpi_comm *self = of(comm);
-    const struct awaited awaited = {.message = request};
-    for (int i = 0; i < request->num_pieces; i++) {
-        MPI_Status status;
-        HLM_TRY(wait_one(self, &request->pieces[i], &awaited, &status, err));
-        HLM_TRY(check_length(self, request, &status, piece_of(request->bytes, i), err));
-    }
-    request->next = self->unused;
-    self->unused = request;
-    return HLM_OK;
-}
+#include "exec/comm_mpi_internal.h"
 
 /* ---- small collectives ---- */
 
 /* Finishes what a non-blocking collective has begun. */
-static enum hlm_status finish(struct mpi_comm *self, const struct hlm_comm_group *group,
+static enum hlm_status finish(struct hlm_mpi_comm *self, const struct hlm_comm_group *group,
                               const char *name, int code, MPI_Request *request, struct hlm_err *err)
 {
-    const struct awaited awaited = {.group = group, .operation = name};
-    return code != MPI_SUCCESS ? fail_wait(self, code, &awaited, err)
-                               : wait_one(self, request, &awaited, MPI_STATUS_IGNORE, err);
+    const struct hlm_mpi_awaited awaited = {.group = group, .operation = name};
+    return code != MPI_SUCCESS ? hlm_mpi_fail_wait(self, code, &awaited, err)
+                               : hlm_mpi_wait_one(self, request, &awaited, MPI_STATUS_IGNORE, err);
 }
 
 /* Bit patterns of bf16 travel as 16-bit integers; the operations below tell them by that. */
@@ -299,7 +47,7 @@ static void reduce_by(void *in, void *inout, int count, MPI_Datatype type, enum 
             return;
         }
     }
-    HLM_ASSERT(!"one of the types above");
+    HLM_ASSERT(false); /* it is one of the types above */
 }
 
 /* Our own arithmetic, so that NaN and bf16 are what they are in the ring. */
@@ -319,7 +67,7 @@ static enum hlm_status mpi_all_reduce(struct hlm_comm *comm, enum hlm_group kind
                                       int64_t count, enum hlm_wire type, enum hlm_reduce op,
                                       struct hlm_err *err)
 {
-    struct mpi_comm *self = of(comm);
+    struct hlm_mpi_comm *self = hlm_mpi_of(comm);
     const struct hlm_comm_group *group = &self->groups.of[kind];
     enum hlm_status status = HLM_OK;
     if (group->size > 1 && count * hlm_wire_bytes(type) >= HLM_RING_MIN_BYTES) {
@@ -337,7 +85,7 @@ static enum hlm_status mpi_all_gather(struct hlm_comm *comm, enum hlm_group kind
                                       void *out, int64_t count, enum hlm_wire type,
                                       struct hlm_err *err)
 {
-    struct mpi_comm *self = of(comm);
+    struct hlm_mpi_comm *self = hlm_mpi_of(comm);
     const struct hlm_comm_group *group = &self->groups.of[kind];
     const int64_t bytes = count * hlm_wire_bytes(type);
     if (group->size == 1 || bytes * group->size >= HLM_RING_MIN_BYTES) {
@@ -354,7 +102,7 @@ static enum hlm_status mpi_reduce_scatter(struct hlm_comm *comm, enum hlm_group 
                                           const void *in, void *out, int64_t count,
                                           enum hlm_wire type, struct hlm_err *err)
 {
-    struct mpi_comm *self = of(comm);
+    struct hlm_mpi_comm *self = hlm_mpi_of(comm);
     const struct hlm_comm_group *group = &self->groups.of[kind];
     const int64_t bytes = count * hlm_wire_bytes(type);
     if (group->size == 1) {
@@ -373,9 +121,17 @@ static enum hlm_status mpi_reduce_scatter(struct hlm_comm *comm, enum hlm_group 
     return HLM_OK;
 }
 
+static enum hlm_status mpi_all_to_all(struct hlm_comm *comm, enum hlm_group kind, const void *in,
+                                      const int64_t *in_bytes, void *out, const int64_t *out_bytes,
+                                      struct hlm_err *err)
+{
+    return hlm_pairwise_all_to_all(comm, &hlm_mpi_of(comm)->groups.of[kind], in, in_bytes, out,
+                                   out_bytes, err);
+}
+
 static enum hlm_status mpi_barrier(struct hlm_comm *comm, enum hlm_group kind, struct hlm_err *err)
 {
-    struct mpi_comm *self = of(comm);
+    struct hlm_mpi_comm *self = hlm_mpi_of(comm);
     const struct hlm_comm_group *group = &self->groups.of[kind];
     if (group->size == 1) {
         return HLM_OK;
@@ -390,11 +146,11 @@ static enum hlm_status mpi_barrier(struct hlm_comm *comm, enum hlm_group kind, s
 /* Ends this process too, so the caller reports first. */
 static void mpi_abort(struct hlm_comm *comm)
 {
-    of(comm)->failed = true;
+    hlm_mpi_of(comm)->failed = true;
     MPI_Abort(MPI_COMM_WORLD, HLM_FAILED);
 }
 
-static void free_memory(struct mpi_comm *self)
+static void free_memory(struct hlm_mpi_comm *self)
 {
     while (self->all != NULL) {
         struct hlm_request *request = self->all;
@@ -408,7 +164,7 @@ static void free_memory(struct mpi_comm *self)
     free(self);
 }
 
-static void free_mpi(struct mpi_comm *self)
+static void free_mpi(struct hlm_mpi_comm *self)
 {
     for (int kind = 0; kind < HLM_NUM_GROUPS; kind++) {
         if (self->of_group[kind] != MPI_COMM_NULL) {
@@ -426,7 +182,7 @@ static void free_mpi(struct mpi_comm *self)
  * others. */
 static void mpi_release(struct hlm_comm *comm)
 {
-    struct mpi_comm *self = of(comm);
+    struct hlm_mpi_comm *self = hlm_mpi_of(comm);
     if (!self->failed) {
         free_mpi(self);
     }
@@ -440,15 +196,16 @@ static const struct hlm_comm_ops mpi_ops = {
     .all_reduce = mpi_all_reduce,
     .all_gather = mpi_all_gather,
     .reduce_scatter = mpi_reduce_scatter,
+    .all_to_all = mpi_all_to_all,
     .barrier = mpi_barrier,
-    .send = mpi_send,
-    .receive = mpi_receive,
-    .wait = mpi_wait,
+    .send = hlm_mpi_send,
+    .receive = hlm_mpi_receive,
+    .wait = hlm_mpi_wait,
 };
 
 /* Every rank makes every communicator here, at once and in one order: made when first needed, two
  * ranks could be at two different ones and wait for each other. */
-static int make_communicators(struct mpi_comm *self)
+static int make_communicators(struct hlm_mpi_comm *self)
 {
     int code = MPI_Comm_dup(MPI_COMM_WORLD, &self->messages);
     for (int kind = 0; kind < HLM_NUM_GROUPS && code == MPI_SUCCESS; kind++) {
@@ -465,7 +222,7 @@ static int make_communicators(struct mpi_comm *self)
 }
 
 /* Whether the ranks of this machine are more than the cores that they may use. */
-static int find_sharing(struct mpi_comm *self)
+static int find_sharing(struct hlm_mpi_comm *self)
 {
     MPI_Comm node;
     int on_node = 1;
@@ -480,7 +237,7 @@ static int find_sharing(struct mpi_comm *self)
     return code;
 }
 
-static enum hlm_status setup(struct mpi_comm *self, const struct hlm_comm_config *config,
+static enum hlm_status setup(struct hlm_mpi_comm *self, const struct hlm_comm_config *config,
                              struct hlm_err *err)
 {
     const int32_t wanted = hlm_layout_group_size(config->strategy, HLM_GROUP_WORLD);
@@ -503,7 +260,7 @@ static enum hlm_status setup(struct mpi_comm *self, const struct hlm_comm_config
     if (code == MPI_SUCCESS) {
         code = find_sharing(self);
     }
-    return code == MPI_SUCCESS ? HLM_OK : fail_mpi(self, code, "making the groups", err);
+    return code == MPI_SUCCESS ? HLM_OK : hlm_mpi_fail(self, code, "making the groups", err);
 }
 
 enum hlm_status hlm_comm_mpi_new(const struct hlm_comm_config *config, struct hlm_comm **out,
@@ -515,7 +272,7 @@ enum hlm_status hlm_comm_mpi_new(const struct hlm_comm_config *config, struct hl
         return hlm_fail(err, HLM_ENV, "MPI cannot be initialised with threads (level %d)",
                         provided);
     }
-    struct mpi_comm *self = calloc(1, sizeof *self);
+    struct hlm_mpi_comm *self = calloc(1, sizeof *self);
     if (self == NULL) {
         return hlm_fail(err, HLM_FAILED, "out of memory for the MPI transport");
     }

@@ -10,7 +10,7 @@
  * With ranks as threads every rank has its own heartbeat.
  *
  * Order in a rank program: start (before the transport is made, the rank number comes from
- * hlm_rank_env_read or from the thread's index), set ... set, release of the transport, stop. On a
+ * exec/launch_env.h or from the thread's index), set ... set, release of the transport, stop. On a
  * failure: report, then abort of the transport, then stop with done false and exit.
  */
 #ifndef HLM_EXEC_HEARTBEAT_H
@@ -51,14 +51,5 @@ void hlm_heartbeat_report(struct hlm_heartbeat *heartbeat, const struct hlm_err 
 /* Ends the thread, says "done" where `done`, closes and frees. A rank that goes without done has
  * failed. */
 void hlm_heartbeat_stop(struct hlm_heartbeat *heartbeat, bool done);
-
-/* Where the environment says that this process stands: Open MPI's, Slurm's or torchrun's variables,
- * tried in this order; `source` names the first of them that is there. False where there is none:
- * then rank 0 of 1. HLM_CONTROL plays no part in it. */
-struct hlm_rank_env {
-    int32_t rank, world_size, local_rank;
-    const char *source; /* "Open MPI", "Slurm", "torchrun" */
-};
-bool hlm_rank_env_read(struct hlm_rank_env *out);
 
 #endif

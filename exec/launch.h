@@ -1,10 +1,10 @@
 /* launch: starts the ranks of a run and watches over them, inside the hlmplan process.
  *
- * The ranks are one process that hosts all of them as threads, or processes under mpirun, on this
- * machine or on several. They report over a control channel (exec/heartbeat.h): a Unix-domain
- * socket in a private folder, or TCP with a secret word when other machines take part. The launcher
- * ends the run, kills every process that belongs to it, removes its folder and returns one error
- * when
+ * The ranks are one process that hosts all of them as threads, or a process each on this machine,
+ * or processes under mpirun, on this machine or on several. They report over a control channel
+ * (exec/heartbeat.h): a Unix-domain socket in a private folder, or TCP with a secret word when
+ * other machines take part. The launcher ends the run, kills every process that belongs to it,
+ * removes its folder and returns one error when
  *   - a rank reports a failure: its status and text (the earliest, when several report);
  *   - a rank vanishes without "done": which rank, where, what it was doing, the signal or exit
  * code;
@@ -27,8 +27,10 @@
 
 #include "base/err.h"
 
-/* THREADS: `program args...`, one process for all ranks. MPI: `mpirun -np N program args...`. */
-#define HLM_LAUNCH_MAP(X) X(THREADS, "threads") X(MPI, "mpi")
+/* THREADS: `program args...`, one process for all ranks. PROCESSES: the same once for each rank, on
+ * this machine, with the environment that torchrun would give it and the meeting of
+ * exec/launch_meeting.h at 127.0.0.1. MPI: `mpirun -np N program args...`. */
+#define HLM_LAUNCH_MAP(X) X(THREADS, "threads") X(PROCESSES, "processes") X(MPI, "mpi")
 enum hlm_launch_kind {
 #define X(name, text) HLM_LAUNCH_##name,
     HLM_LAUNCH_MAP(X)

@@ -76,11 +76,13 @@ static const struct hlm_peer *find_end(const struct hlm_supervisor *s, const cha
     const struct hlm_peer *rank = &s->ranks[s->failure.rank];
     *out_how = "ended";
     *out_exit_code = 0;
-    if (s->config->kind == HLM_LAUNCH_THREADS) {
-        if (s->child.ended) {
-            *out_how = hlm_child_end_text(s->arena, s->child.wait_status);
+    if (!s->child.is_mpirun) {
+        const bool many = s->config->kind == HLM_LAUNCH_PROCESSES;
+        const struct hlm_child_process *process = &s->child.processes[many ? s->failure.rank : 0];
+        if (process->ended) {
+            *out_how = hlm_child_end_text(s->arena, process->wait_status);
             *out_exit_code =
-                WIFEXITED(s->child.wait_status) ? WEXITSTATUS(s->child.wait_status) : 0;
+                WIFEXITED(process->wait_status) ? WEXITSTATUS(process->wait_status) : 0;
         }
         return rank;
     }
@@ -262,12 +264,29 @@ static void note_early_end(struct hlm_supervisor *s, bool any_seen)
                     last_lines(s, true));
 }
 
+/* A process of one rank that has ended before it said hello; the others would wait for it. */
+static bool note_never_started(struct hlm_supervisor *s)
+{
+    for (int32_t i = 0; s->config->kind == HLM_LAUNCH_PROCESSES && i < s->config->num_ranks; i++) {
+        if (s->child.processes[i].ended && s->ranks[i].state == HLM_PEER_ABSENT) {
+            hlm_launch_note(s, HLM_LAUNCH_GONE, hlm_launch_real_ns(), HLM_FAILED,
+                            "rank %" PRId32 " ended", i);
+            s->failure.rank = i;
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Everything that the child and its ranks had sent before its end has been read when this is
  * called. */
 static void check_child(struct hlm_supervisor *s)
 {
     if (hlm_launch_all_done(s)) {
         check_end_after_done(s);
+        return;
+    }
+    if (note_never_started(s)) {
         return;
     }
     bool any_open = false, any_seen = false;

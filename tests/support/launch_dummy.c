@@ -6,14 +6,18 @@
  */
 #include <fcntl.h>
 #include <inttypes.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "exec/heartbeat.h"
+#include "exec/launch_env.h"
+#include "exec/launch_meeting.h"
 
 struct rank {
     pthread_t thread;
@@ -34,6 +38,39 @@ static void do_ok(struct rank *rank)
         hlm_heartbeat_set(rank->heartbeat, step, "0F0", "gemm", false);
         hlm_heartbeat_progress(rank->heartbeat, "step %" PRId64 "\nof 3", step);
     }
+}
+
+/* The meeting that the launcher has prepared for processes: rank 0 has the listening socket, the
+ * others can come. */
+static void do_meet(struct rank *rank)
+{
+    struct hlm_arena *arena = hlm_arena_new();
+    struct hlm_rank_env env;
+    struct hlm_meeting meeting = {.listener = -1};
+    struct hlm_err err = {0};
+    enum hlm_status status = hlm_rank_env_read(&env, &err);
+    if (status == HLM_OK) {
+        status = hlm_rank_env_meeting(arena, &env, &meeting, &err);
+    }
+    if (status == HLM_OK && env.rank == 0 &&
+        (meeting.listener < 0 || hlm_meeting_port(meeting.listener) != meeting.port)) {
+        status = hlm_fail(&err, HLM_NO, "rank 0 has no listening socket");
+    }
+    const struct sockaddr_in address = {.sin_family = AF_INET,
+                                        .sin_port = htons((uint16_t)meeting.port),
+                                        .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (status == HLM_OK && env.rank > 0 &&
+        (meeting.listener >= 0 ||
+         connect(fd, (const struct sockaddr *)&address, sizeof address) != 0)) {
+        status = hlm_fail(&err, HLM_NO, "rank %" PRId32 " can't come to rank 0", env.rank);
+    }
+    if (status != HLM_OK) {
+        hlm_heartbeat_report(rank->heartbeat, &err);
+    }
+    usleep(500000); /* rank 0 must not leave before the others have come */
+    close(fd);
+    hlm_arena_free(arena);
 }
 
 static void do_exit(struct rank *rank)
@@ -99,6 +136,7 @@ static const struct {
     bool finishes;
 } actions[] = {
     {"ok", do_ok, true},
+    {"meet", do_meet, true},
     {"exit", do_exit, false},
     {"kill", do_kill, false},
     {"stop", do_stop, false},
@@ -159,7 +197,11 @@ int main(int argc, char **argv)
         return HLM_USAGE;
     }
     struct hlm_rank_env place;
-    hlm_rank_env_read(&place);
+    struct hlm_err err;
+    if (hlm_rank_env_read(&place, &err) != HLM_OK) {
+        fprintf(stderr, "%s\n", err.text);
+        return (int)err.status;
+    }
     const int32_t threads = (int32_t)strtol(argv[3], NULL, 10);
     const int32_t count = threads > 0 ? threads : 1;
     struct rank ranks[16] = {0};

@@ -26,6 +26,37 @@ static void check_shut(const struct hlm_cuda_loader *loader, enum hlm_cuda_gate 
     check_fails(hlm_cuda_open(loader, &cuda, NULL, &err), HLM_ENV, &err, text);
 }
 
+/* Whether a library of that name is loaded in this process. */
+static bool is_loaded(const char *name)
+{
+    char line[PATH_MAX + 128];
+    bool found = false;
+    FILE *maps = fopen("/proc/self/maps", "re");
+    assert_non_null(maps);
+    while (!found && fgets(line, sizeof line, maps) != NULL) {
+        found = strstr(line, name) != NULL;
+    }
+    fclose(maps);
+    return found;
+}
+
+/* Behind a shut first gate none of NVIDIA's large libraries is touched, though the module with them
+ * may be there. */
+static void test_nothing_is_loaded(void **state)
+{
+    (void)state;
+    static const char *const libraries[] = {"libcudart", "libcublasLt", "libnccl",
+                                            "libhlmplan_cuda"};
+    const struct hlm_cuda_loader loader = {.driver = "libcuda-of-no-machine.so.1"};
+    struct hlm_cuda cuda;
+    struct hlm_err err;
+    assert_true(is_loaded("libc"));
+    assert_int_equal(hlm_cuda_open(&loader, &cuda, NULL, &err), HLM_ENV);
+    for (size_t i = 0; i < sizeof libraries / sizeof libraries[0]; i++) {
+        assert_false(is_loaded(libraries[i]));
+    }
+}
+
 static void test_no_driver(void **state)
 {
     (void)state;
@@ -96,9 +127,9 @@ static void test_other_library(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_no_driver),     cmocka_unit_test(test_this_machine),
-        cmocka_unit_test(test_no_module),     cmocka_unit_test(test_module_beside_program),
-        cmocka_unit_test(test_other_library),
+        cmocka_unit_test(test_nothing_is_loaded),     cmocka_unit_test(test_no_driver),
+        cmocka_unit_test(test_this_machine),          cmocka_unit_test(test_no_module),
+        cmocka_unit_test(test_module_beside_program), cmocka_unit_test(test_other_library),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -196,6 +196,21 @@ static void test_threads_succeed(void **state)
     check_success(*state, HLM_LAUNCH_THREADS);
 }
 
+/* With variables of torchrun that the user's shell has left, too. */
+static void test_processes_succeed(void **state)
+{
+    setenv("RANK", "7", 1);
+    setenv("MASTER_PORT", "1", 1);
+    check_success(*state, HLM_LAUNCH_PROCESSES);
+    const struct dummy dummy = {
+        .kind = HLM_LAUNCH_PROCESSES, .how = "meet", .bad_rank = "-1", .num_ranks = 3};
+    struct hlm_err err;
+    check_ok(run_dummy(&dummy, &err), &err);
+    check_nothing_left(*state);
+    unsetenv("RANK");
+    unsetenv("MASTER_PORT");
+}
+
 static void test_mpi_succeeds(void **state)
 {
     if (!have_mpirun()) {
@@ -235,6 +250,31 @@ static const struct fault thread_faults[] = {
      {"rank 1 did not start within 2 s"}},
 };
 
+static const struct fault process_faults[] = {
+    {{.how = "kill", .bad_rank = "1", .num_ranks = 3},
+     HLM_FAILED,
+     {"rank 1 on ", "was killed by signal 9 (Killed) without finishing",
+      "step 1, 0F0, all_reduce over tp"}},
+    {{.how = "exit", .bad_rank = "2", .num_ranks = 3},
+     HLM_INPUT,
+     {"rank 2 on ", "ended with exit code 3 without finishing", "the dummy leaves early"}},
+    {{.how = "stop", .bad_rank = "1", .num_ranks = 2},
+     HLM_FAILED,
+     {"rank 1 on ", "its process is stopped", "no sign of life"}},
+    {{.how = "report", .bad_rank = "0", .num_ranks = 2},
+     HLM_INPUT,
+     {"rank 0 on ", "train.bin: expected 4096 tokens, found 7"}},
+    {{.how = "hang", .bad_rank = "1", .num_ranks = 2, .watchdog_s = 2},
+     HLM_FAILED,
+     {"rank 1 on ", "has made no progress for", "step 2, 0B1, endless loop"}},
+    {{.how = "early-exit", .bad_rank = "1", .num_ranks = 3},
+     HLM_INPUT,
+     {"rank 1 ended with exit code 3 before it had started", "no such file: plan.json"}},
+    {{.how = "early-hang", .bad_rank = "1", .num_ranks = 2, .start_s = 2},
+     HLM_FAILED,
+     {"rank 1 did not start within 2 s"}},
+};
+
 static const struct fault mpi_faults[] = {
     {{.how = "kill", .bad_rank = "1", .num_ranks = 3},
      HLM_FAILED,
@@ -267,6 +307,13 @@ static void test_threads_faults(void **state)
 {
     for (size_t i = 0; i < sizeof thread_faults / sizeof thread_faults[0]; i++) {
         check_fault(*state, HLM_LAUNCH_THREADS, &thread_faults[i]);
+    }
+}
+
+static void test_process_faults(void **state)
+{
+    for (size_t i = 0; i < sizeof process_faults / sizeof process_faults[0]; i++) {
+        check_fault(*state, HLM_LAUNCH_PROCESSES, &process_faults[i]);
     }
 }
 
@@ -389,13 +436,19 @@ static pid_t fork_launcher(const struct dummy *dummy, int *out_fd)
     return pid;
 }
 
+/* Of a run of two ranks. */
+static int num_processes(enum hlm_launch_kind kind)
+{
+    return kind == HLM_LAUNCH_MPI ? 3 : kind == HLM_LAUNCH_PROCESSES ? 2 : 1;
+}
+
 static void check_interrupt(const struct fixture *fixture, enum hlm_launch_kind kind, int number,
                             const char *name)
 {
     const struct dummy dummy = {.kind = kind, .how = "hang", .bad_rank = "1", .num_ranks = 2};
     int fd = -1, status = 0;
     const pid_t pid = fork_launcher(&dummy, &fd);
-    wait_for_processes(fixture, kind == HLM_LAUNCH_MPI ? 3 : 1);
+    wait_for_processes(fixture, num_processes(kind));
     usleep(300000);
     kill(pid, number);
     assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -413,6 +466,7 @@ static void test_interrupts(void **state)
 {
     check_interrupt(*state, HLM_LAUNCH_THREADS, SIGINT, "Ctrl-C (SIGINT)");
     check_interrupt(*state, HLM_LAUNCH_THREADS, SIGTERM, "Terminated");
+    check_interrupt(*state, HLM_LAUNCH_PROCESSES, SIGINT, "Ctrl-C (SIGINT)");
     if (have_mpirun()) {
         check_interrupt(*state, HLM_LAUNCH_MPI, SIGINT, "Ctrl-C (SIGINT)");
     }
@@ -435,7 +489,7 @@ static void check_murder(const struct fixture *fixture, enum hlm_launch_kind kin
         .kind = kind, .how = how, .bad_rank = "1", .num_ranks = 2, .silence_s = 60};
     int fd = -1, status = 0;
     const pid_t pid = fork_launcher(&dummy, &fd);
-    wait_for_processes(fixture, kind == HLM_LAUNCH_MPI ? 3 : 1);
+    wait_for_processes(fixture, num_processes(kind));
     usleep(1000000);
     kill(pid, SIGKILL);
     assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -452,6 +506,8 @@ static void test_launcher_killed(void **state)
 {
     check_murder(*state, HLM_LAUNCH_THREADS, "hang");
     check_murder(*state, HLM_LAUNCH_THREADS, "stop");
+    check_murder(*state, HLM_LAUNCH_PROCESSES, "hang");
+    check_murder(*state, HLM_LAUNCH_PROCESSES, "stop");
     if (have_mpirun()) {
         check_murder(*state, HLM_LAUNCH_MPI, "hang");
         check_murder(*state, HLM_LAUNCH_MPI, "stop");
@@ -503,8 +559,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hosts),
         cmocka_unit_test(test_threads_succeed),
+        cmocka_unit_test(test_processes_succeed),
         cmocka_unit_test(test_mpi_succeeds),
         cmocka_unit_test(test_threads_faults),
+        cmocka_unit_test(test_process_faults),
         cmocka_unit_test(test_mpi_faults),
         cmocka_unit_test(test_cannot_start),
         cmocka_unit_test(test_mpirun_refuses),
