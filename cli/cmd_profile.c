@@ -7,6 +7,7 @@
 #include "base/fmt.h"
 #include "cli/cli.h"
 #include "cli/ranks.h"
+#include "exec/launch_env.h"
 #include "profiles/cluster.h"
 
 struct profile_options {
@@ -21,26 +22,54 @@ static int32_t num_cores(void)
     return sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? CPU_COUNT(&allowed) : 1;
 }
 
-/* Over MPI the ranks are the cores, at least two of them; threads need one rank, which starts more
- * for the links. */
-static int32_t num_ranks(enum hlm_transport transport)
+/* GPUs: a rank for each of this machine. Over MPI the ranks are the cores, at least two of them;
+ * threads need one rank, which starts more for the links. */
+static int32_t num_ranks(const struct hlm_ranks_choice *choice)
 {
     const int32_t cores = num_cores();
-    return transport != HLM_TRANSPORT_MPI ? 1 : cores < 2 ? 2 : cores;
+    if (choice->num_gpus > 0) {
+        return choice->num_gpus;
+    }
+    return choice->transport != HLM_TRANSPORT_MPI ? 1 : cores < 2 ? 2 : cores;
+}
+
+/* What there is decides how many ranks, which decide how they talk. Inside of mpirun, srun or
+ * torchrun the ranks are there already. */
+static enum hlm_status choose(struct hlm_arena *arena, const struct profile_options *options,
+                              struct hlm_ranks_choice *out, struct hlm_err *err)
+{
+    const struct hlm_ranks_choice wish = {.backend = (enum hlm_backend_choice)options->backend,
+                                          .transport = (enum hlm_transport)options->transport,
+                                          .num_ranks = 1};
+    struct hlm_rank_env env;
+    *out = wish;
+    HLM_TRY(hlm_rank_env_read(&env, err));
+    if (env.launcher != HLM_LAUNCHER_NONE) {
+        out->num_ranks = env.world_size;
+        return hlm_ranks_choose(arena, out, err);
+    }
+    HLM_TRY(hlm_ranks_choose(arena, out, err));
+    const int32_t ranks = num_ranks(out);
+    if (out->num_gpus > 1) {
+        *out = wish;
+        out->num_ranks = ranks;
+        return hlm_ranks_choose(arena, out, err);
+    }
+    out->num_ranks = ranks;
+    return HLM_OK;
 }
 
 static enum hlm_status measure(struct hlm_arena *arena, const struct profile_options *options,
-                               enum hlm_transport transport, struct hlm_err *err)
+                               const struct hlm_ranks_choice *choice, struct hlm_err *err)
 {
-    const int32_t ranks = num_ranks(transport);
-    const char *args[10] = {
-        "--profile", options->output,
-        "--ranks",   hlm_arena_printf(arena, "%d", (int)ranks),
-        "--backend", options->backend == HLM_BACKEND_CHOICE_CUDA ? "cuda" : "cpu"};
+    const char *args[10] = {"--profile", options->output,
+                            "--ranks",   hlm_arena_printf(arena, "%d", (int)choice->num_ranks),
+                            "--backend", hlm_run_backend_texts[choice->backend]};
     if (options->quick) {
         args[6] = "--quick";
     }
-    const struct hlm_ranks_job job = {.transport = transport, .num_ranks = ranks, .args = args};
+    const struct hlm_ranks_job job = {
+        .transport = choice->transport, .num_ranks = choice->num_ranks, .args = args};
     return hlm_ranks_run(arena, &job, err);
 }
 
@@ -59,32 +88,40 @@ static void print_summary(const char *folder, const struct hlm_cluster *cluster)
 {
     const struct hlm_device_group *group = &cluster->groups[0];
     const struct hlm_device *device = &group->device;
-    printf("%s: %d devices %s of %s each\n", folder, (int)group->devices_per_node, device->name,
+    printf("%s: %d devices %s of %s each\n", folder,
+           (int)(group->num_nodes * group->devices_per_node), device->name,
            hlm_fmt_bytes((double)device->memory_bytes).text);
     for (int32_t i = 0; i < device->num_dtypes; i++) {
         printf("  %s peak %s\n", hlm_dtype_texts[device->dtypes[i].dtype],
                hlm_fmt_flops_per_s(device->dtypes[i].peak_flops_per_s).text);
         print_products(&device->dtypes[i]);
     }
-    printf("  memory %s alone, %.2f times slower with all busy; %d operator curves\n",
-           hlm_fmt_bytes_per_s(device->memory.bytes_per_s).text, device->shared_memory_slowdown,
-           (int)device->num_ops);
+    printf("  memory %s alone, ", hlm_fmt_bytes_per_s(device->memory.bytes_per_s).text);
+    if (device->backend == HLM_BACKEND_CPU) {
+        printf("%.2f times slower with all busy; ", device->shared_memory_slowdown);
+    } else {
+        printf("%s to launch a kernel; ", hlm_fmt_seconds(device->launch_overhead_s).text);
+    }
+    printf("%d operator curves\n", (int)device->num_ops);
     printf("  links %s and %s, %d collective curves\n",
            hlm_fmt_seconds(group->intra_node.alpha_s).text,
            hlm_fmt_bytes_per_s(group->intra_node.bandwidth_bytes_per_s).text,
            (int)group->num_collectives);
-    printf("measured on %s\n", device->dtypes[0].source.reference);
+    printf("measured on %s\n", device->memory.source.reference);
 }
 
 static enum hlm_status run(struct hlm_arena *arena, const void *pointer, struct hlm_err *err)
 {
     const struct profile_options *options = pointer;
     const struct hlm_cluster *cluster = NULL;
-    enum hlm_backend_choice backend = (enum hlm_backend_choice)options->backend;
-    enum hlm_transport transport = (enum hlm_transport)options->transport;
-    HLM_TRY(hlm_ranks_choose(&backend, &transport, NULL, false, err));
+    struct hlm_ranks_choice choice;
+    int32_t rank = 0;
+    HLM_TRY(choose(arena, options, &choice, err));
     HLM_TRY(hlm_file_make_folder(options->output, err));
-    HLM_TRY(measure(arena, options, transport, err));
+    HLM_TRY(measure(arena, options, &choice, err));
+    if (hlm_ranks_inside(&rank) && rank != 0) {
+        return HLM_OK;
+    }
     HLM_TRY(hlm_cluster_load(arena, hlm_arena_printf(arena, "%s/cluster.json", options->output),
                              &cluster, err));
     if (options->json) {
@@ -109,7 +146,8 @@ static const struct hlm_opt opts[] = {
      .def = "auto",
      .arg = "TRANSPORT",
      .enums = hlm_transport_texts,
-     .help = "How ranks talk, as later in run; auto: threads of one process."},
+     .help =
+         "How ranks talk, as later in run; auto: threads of one process, several GPUs over NCCL."},
     {.name = "output",
      .letter = 'o',
      .type = HLM_OPT_STRING,
@@ -120,7 +158,7 @@ static const struct hlm_opt opts[] = {
     {.name = "quick",
      .type = HLM_OPT_FLAG,
      AT(quick),
-     .help = "Measure less, in half of the time."},
+     .help = "Measure less, in half of the time; GPUs: in two minutes instead of ten."},
     {.name = "json", .type = HLM_OPT_FLAG, AT(json), .help = "Print the cluster as JSON."},
     {.name = NULL}};
 const struct hlm_command hlm_cmd_profile = {
@@ -131,7 +169,11 @@ const struct hlm_command hlm_cmd_profile = {
         "memory, and the links between its devices. The folder that it writes is what plan takes "
         "as --cluster. A CPU counts as one device a core. Operators are timed by CPU time and the "
         "least of several steps, so other programs disturb little; links are timed by the wall "
-        "clock. Says on stderr when the machine was busy or changed its pace meanwhile.",
+        "clock. A GPU is measured kernel by kernel by its own clock, with cold inputs, within ten "
+        "minutes at most; all GPUs of the machine take part, and inside of mpirun, srun or "
+        "torchrun those of all machines. Tells on stderr how well the profile gives the "
+        "measurements back, and when the machine was busy, ran slower than it could or changed "
+        "its pace meanwhile.",
     .example = "hlmplan profile -o here && hlmplan plan --cluster here --model gpt2-small "
                "--global-batch 8",
     .opts = opts,

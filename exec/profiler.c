@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/fmt.h"
 #include "exec/machine.h"
+#include "exec/profiler_cuda.h"
 #include "exec/profiler_device.h"
 #include "exec/profiler_link.h"
 #include "exec/profiler_machine.h"
@@ -184,10 +185,19 @@ static enum hlm_status write_json(const struct profiler *profiler, const char *n
     return hlm_file_write(path, text, strlen(text), err);
 }
 
+double hlm_profiler_budget_s(const struct hlm_profiler_config *config)
+{
+    static const double full_s = 600.0, quick_s = 120.0;
+    return config->budget_s > 0.0 ? config->budget_s : config->quick ? quick_s : full_s;
+}
+
 enum hlm_status hlm_profiler_run(struct hlm_arena *arena, const struct hlm_profiler_config *config,
                                  struct hlm_backend *backend, struct hlm_comm *comm,
                                  struct hlm_heartbeat *heartbeat, struct hlm_err *err)
 {
+    if (config->cuda != NULL) {
+        return hlm_profiler_cuda_run(arena, config, backend, comm, heartbeat, err);
+    }
     struct profiler profiler = {.arena = arena,
                                 .config = config,
                                 .backend = backend,
@@ -204,6 +214,7 @@ enum hlm_status hlm_profiler_run(struct hlm_arena *arena, const struct hlm_profi
     HLM_TRY(measure_links(&profiler, &links, err));
     HLM_TRY(measure_slowdown(&profiler, &slowdown, err));
     if (comm->rank != 0) {
+        hlm_heartbeat_set(heartbeat, -1, NULL, "the device, which rank 0 measures", true);
         return HLM_OK;
     }
     HLM_TRY(measure_device(&profiler, &device, err));

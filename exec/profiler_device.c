@@ -5,38 +5,16 @@
 
 #include "costmodel/kernel.h"
 #include "exec/profiler_fit.h"
+#include "exec/profiler_model.h"
 #include "exec/profiler_slab.h"
 
 enum { FULL_STEPS = 7, QUICK_STEPS = 4, MAX_OPS = 2 * HLM_NUM_OPS };
-
-/* Kinds of models that together have every operator. */
-struct family {
-    const char *name;
-    enum hlm_model_kind kind;
-    enum hlm_activation activation;
-    enum hlm_norm norm;
-    enum hlm_norm_placement placement;
-    enum hlm_position position;
-    bool biased, tied;
-    int64_t token_types;
-};
-enum { GPT, LLAMA, BERT, VIT };
-static const struct family families[] = {
-    [GPT] = {"decoder with gelu", HLM_MODEL_DECODER, HLM_ACTIVATION_GELU, HLM_NORM_LAYERNORM,
-             HLM_NORM_PLACEMENT_PRE, HLM_POSITION_LEARNED, true, true, 0},
-    [LLAMA] = {"decoder with swiglu", HLM_MODEL_DECODER, HLM_ACTIVATION_SWIGLU, HLM_NORM_RMSNORM,
-               HLM_NORM_PLACEMENT_PRE, HLM_POSITION_ROPE, false, false, 0},
-    [BERT] = {"encoder", HLM_MODEL_ENCODER, HLM_ACTIVATION_GELU, HLM_NORM_LAYERNORM,
-              HLM_NORM_PLACEMENT_POST, HLM_POSITION_LEARNED, true, true, 2},
-    [VIT] = {"image classifier", HLM_MODEL_VIT, HLM_ACTIVATION_GELU, HLM_NORM_LAYERNORM,
-             HLM_NORM_PLACEMENT_PRE, HLM_POSITION_LEARNED, true, false, 0},
-};
 
 /* Wide layers with few rows and narrow ones with many, short and long sequences, heads of 32 to
  * 128; the tallest have activations beyond the caches of most machines. selective: attention keeps
  * no probabilities. seq_len of the image classifier follows from its image. */
 struct shape {
-    int32_t family;
+    enum hlm_profiler_family family;
     bool selective, quick;
     int64_t hidden;
     int32_t heads;
@@ -45,72 +23,50 @@ struct shape {
     int64_t vocab;
 };
 static const struct shape shapes[] = {
-    {GPT, false, true, 128, 2, 128, 2, 4, 2048},    {GPT, false, true, 256, 4, 128, 4, 2, 2048},
-    {GPT, false, true, 256, 4, 256, 1, 3, 2048},    {GPT, false, true, 512, 8, 128, 1, 2, 2048},
-    {GPT, false, false, 512, 8, 256, 2, 2, 4096},   {GPT, false, false, 1024, 16, 128, 1, 1, 2048},
-    {GPT, false, false, 256, 4, 512, 1, 2, 2048},   {GPT, false, false, 128, 4, 64, 128, 1, 1024},
-    {GPT, false, true, 64, 2, 64, 64, 1, 1024},     {LLAMA, true, true, 256, 8, 128, 4, 1, 2048},
-    {LLAMA, true, false, 512, 4, 256, 1, 2, 2048},  {LLAMA, true, true, 128, 2, 512, 1, 2, 1024},
-    {LLAMA, true, true, 128, 1, 64, 16, 1, 1024},   {LLAMA, true, true, 64, 2, 256, 16, 1, 1024},
-    {LLAMA, false, false, 128, 2, 64, 64, 1, 1024}, {BERT, false, true, 256, 4, 128, 4, 1, 2048},
-    {BERT, false, true, 128, 1, 256, 2, 1, 1024},   {BERT, false, true, 128, 4, 512, 1, 1, 1024},
-    {BERT, false, false, 256, 4, 64, 8, 1, 1024},   {BERT, true, true, 128, 4, 128, 4, 1, 1024},
-    {BERT, true, true, 128, 2, 512, 1, 1, 1024},    {BERT, true, true, 128, 1, 64, 8, 1, 1024},
-    {BERT, true, false, 256, 4, 256, 1, 2, 2048},   {LLAMA, true, true, 128, 4, 128, 4, 1, 1024},
-    {LLAMA, true, true, 128, 2, 256, 1, 2, 1024},   {BERT, false, true, 128, 2, 64, 8, 1, 1024},
-    {BERT, false, true, 128, 2, 512, 1, 1, 1024},   {BERT, true, true, 128, 2, 256, 2, 1, 1024},
-    {BERT, true, true, 128, 1, 128, 2, 1, 1024},    {VIT, false, true, 128, 2, 0, 4, 1, 128},
-    {GPT, false, true, 128, 2, 512, 1, 2, 1024},
+    {HLM_PROFILER_GPT, false, true, 128, 2, 128, 2, 4, 2048},
+    {HLM_PROFILER_GPT, false, true, 256, 4, 128, 4, 2, 2048},
+    {HLM_PROFILER_GPT, false, true, 256, 4, 256, 1, 3, 2048},
+    {HLM_PROFILER_GPT, false, true, 512, 8, 128, 1, 2, 2048},
+    {HLM_PROFILER_GPT, false, false, 512, 8, 256, 2, 2, 4096},
+    {HLM_PROFILER_GPT, false, false, 1024, 16, 128, 1, 1, 2048},
+    {HLM_PROFILER_GPT, false, false, 256, 4, 512, 1, 2, 2048},
+    {HLM_PROFILER_GPT, false, false, 128, 4, 64, 128, 1, 1024},
+    {HLM_PROFILER_GPT, false, true, 64, 2, 64, 64, 1, 1024},
+    {HLM_PROFILER_LLAMA, true, true, 256, 8, 128, 4, 1, 2048},
+    {HLM_PROFILER_LLAMA, true, false, 512, 4, 256, 1, 2, 2048},
+    {HLM_PROFILER_LLAMA, true, true, 128, 2, 512, 1, 2, 1024},
+    {HLM_PROFILER_LLAMA, true, true, 128, 1, 64, 16, 1, 1024},
+    {HLM_PROFILER_LLAMA, true, true, 64, 2, 256, 16, 1, 1024},
+    {HLM_PROFILER_LLAMA, false, false, 128, 2, 64, 64, 1, 1024},
+    {HLM_PROFILER_BERT, false, true, 256, 4, 128, 4, 1, 2048},
+    {HLM_PROFILER_BERT, false, true, 128, 1, 256, 2, 1, 1024},
+    {HLM_PROFILER_BERT, false, true, 128, 4, 512, 1, 1, 1024},
+    {HLM_PROFILER_BERT, false, false, 256, 4, 64, 8, 1, 1024},
+    {HLM_PROFILER_BERT, true, true, 128, 4, 128, 4, 1, 1024},
+    {HLM_PROFILER_BERT, true, true, 128, 2, 512, 1, 1, 1024},
+    {HLM_PROFILER_BERT, true, true, 128, 1, 64, 8, 1, 1024},
+    {HLM_PROFILER_BERT, true, false, 256, 4, 256, 1, 2, 2048},
+    {HLM_PROFILER_LLAMA, true, true, 128, 4, 128, 4, 1, 1024},
+    {HLM_PROFILER_LLAMA, true, true, 128, 2, 256, 1, 2, 1024},
+    {HLM_PROFILER_BERT, false, true, 128, 2, 64, 8, 1, 1024},
+    {HLM_PROFILER_BERT, false, true, 128, 2, 512, 1, 1, 1024},
+    {HLM_PROFILER_BERT, true, true, 128, 2, 256, 2, 1, 1024},
+    {HLM_PROFILER_BERT, true, true, 128, 1, 128, 2, 1, 1024},
+    {HLM_PROFILER_VIT, false, true, 128, 2, 0, 4, 1, 128},
+    {HLM_PROFILER_GPT, false, true, 128, 2, 512, 1, 2, 1024},
 
 };
 enum { NUM_SHAPES = sizeof shapes / sizeof shapes[0] };
 
-static struct hlm_model make_model(const struct shape *shape)
+static struct hlm_profiler_sizes sizes_of(const struct shape *shape)
 {
-    const struct family *family = &families[shape->family];
-    const bool image = family->kind == HLM_MODEL_VIT;
-    struct hlm_model model = {
-        .name = family->name,
-        .kind = family->kind,
-        .seq_len = shape->seq_len,
-        .hidden_size = shape->hidden,
-        .ffn_size = (family->activation == HLM_ACTIVATION_SWIGLU ? 2 : 4) * shape->hidden,
-        .num_layers = shape->layers,
-        .num_heads = shape->heads,
-        .vocab_size = image ? 0 : shape->vocab,
-        .activation = family->activation,
-        .norm = family->norm,
-        .norm_placement = family->placement,
-        .norm_eps = 1e-5,
-        .position = family->position,
-        .rotary_frac = 1.0,
-        .rope_theta = 1e4,
-        .bias = {family->biased, family->biased, family->biased},
-        .tied_embeddings = family->tied,
-        .vocab_pad_multiple = 1,
-        .token_types = family->token_types,
-    };
-    if (image) {
-        model.vit = (struct hlm_model_vit){64, 8, shape->vocab, 3};
-    }
-    hlm_model_complete(&model);
-    return model;
-}
-
-static struct hlm_strategy make_strategy(const struct shape *shape, int64_t seq_len)
-{
-    struct hlm_strategy strategy = {.dp = 1,
-                                    .tp = 1,
-                                    .pp = 1,
-                                    .microbatch_size = shape->microbatch_size,
-                                    .num_microbatches = 1,
-                                    .global_batch_size = shape->microbatch_size,
-                                    .seq_len = seq_len,
-                                    .dtype = HLM_DTYPE_FP32,
-                                    .grad_dtype = HLM_DTYPE_FP32,
-                                    .master_dtype = HLM_DTYPE_FP32};
-    hlm_strategy_complete(&strategy);
-    return strategy;
+    return (struct hlm_profiler_sizes){.family = shape->family,
+                                       .hidden = shape->hidden,
+                                       .seq_len = shape->seq_len,
+                                       .microbatch_size = shape->microbatch_size,
+                                       .vocab = shape->vocab,
+                                       .heads = shape->heads,
+                                       .layers = shape->layers};
 }
 
 static enum hlm_status measure_shape(struct hlm_arena *arena, struct hlm_backend *backend,
@@ -118,8 +74,9 @@ static enum hlm_status measure_shape(struct hlm_arena *arena, struct hlm_backend
                                      const struct shape *shape, struct hlm_profiler_stack *out,
                                      struct hlm_err *err)
 {
-    const struct hlm_model model = make_model(shape);
-    const struct hlm_strategy strategy = make_strategy(shape, model.seq_len);
+    const struct hlm_profiler_sizes sizes = sizes_of(shape);
+    const struct hlm_model model = hlm_profiler_model(&sizes);
+    const struct hlm_strategy strategy = hlm_profiler_strategy_of(&sizes, &model, HLM_DTYPE_FP32);
     const struct hlm_profiler_stack_config stack = {
         .model = &model,
         .strategy = &strategy,
@@ -138,10 +95,12 @@ static bool is_wanted(const struct hlm_profiler_device_config *config, const str
 static void tell(const struct hlm_profiler_device_config *config, int32_t done, int32_t total,
                  const struct shape *shape)
 {
+    const struct hlm_profiler_sizes sizes = sizes_of(shape);
+    const struct hlm_model model = hlm_profiler_model(&sizes);
     hlm_heartbeat_progress(config->heartbeat,
                            "model %d of %d: %s, hidden %lld, %lld sequences of %lld", (int)done,
-                           (int)total, families[shape->family].name, (long long)shape->hidden,
-                           (long long)shape->microbatch_size, (long long)make_model(shape).seq_len);
+                           (int)total, model.name, (long long)shape->hidden,
+                           (long long)shape->microbatch_size, (long long)model.seq_len);
 }
 
 /* Samples of all stacks, one behind the other. */

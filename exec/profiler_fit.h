@@ -8,6 +8,9 @@
 
 enum { HLM_FIT_MAX_TERMS = 4 };
 
+/* Ten times what was expected says as much as any larger spread (profiles/source.h). */
+enum { HLM_SOURCE_MAX_SPREAD = 10 };
+
 /* seconds = sum of coefficient[j] * term[j] over a few samples. */
 struct hlm_fit_sample {
     double term[HLM_FIT_MAX_TERMS], seconds;

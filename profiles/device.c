@@ -182,6 +182,78 @@ static const struct hlm_json_field memory_fields[] = {
 static const struct hlm_json_table memory_table = {"memory_bandwidth", sizeof(T), memory_fields};
 #undef T
 
+#define TEXT(member_, doc_)                                                                        \
+    {                                                                                              \
+        .name = #member_, .type = HLM_JSON_STRING, .offset = offsetof(T, member_),                 \
+        .flags = HLM_FIELD_OMIT_DEFAULT, .doc = (doc_)                                             \
+    }
+
+#define T struct hlm_device_state
+static const struct hlm_json_field state_fields[] = {
+    TEXT(when, "Moment: before, during (least clocks, most heat and power) or after."),
+    OPTIONAL_NUMBER(T, sm_clock_hz, 0.0, 1e12, "Clock of the multiprocessors, in Hz."),
+    OPTIONAL_NUMBER(T, memory_clock_hz, 0.0, 1e12, "Clock of the memory, in Hz."),
+    OPTIONAL_NUMBER(T, power_w, 0.0, 1e6, "Power, in watts."),
+    OPTIONAL_NUMBER(T, temperature_c, 0.0, 1e3, "Temperature, in degrees Celsius."),
+    TEXT(throttle, "Why the device ran slower than it could."),
+    {.name = NULL},
+};
+static const struct hlm_json_table state_table = {"device_state", sizeof(T), state_fields};
+#undef T
+
+#define T struct hlm_device_fit
+static const struct hlm_json_field fit_fields[] = {
+    TEXT(family, "Kind of kernels."),
+    {.name = "num_points",
+     .type = HLM_JSON_INT,
+     .offset = offsetof(T, num_points),
+     .flags = HLM_FIELD_REQUIRED,
+     .max = 1e9,
+     .doc = "Shapes that were measured."},
+    REQUIRED_NUMBER(T, mean_error_frac, 0.0, 1e9,
+                    "Mean of |predicted / measured - 1| of the cost model with this profile."),
+    REQUIRED_NUMBER(T, worst_error_frac, 0.0, 1e9, "The largest of them."),
+    OPTIONAL_NUMBER(T, spread_frac, 0.0, 1e9,
+                    "Median over the shapes of how far the middle half of the samples is apart."),
+    OPTIONAL_NUMBER(T, warm_frac, 0.0, 1e9,
+                    "Median time with inputs in the caches over that from memory."),
+    {.name = NULL},
+};
+static const struct hlm_json_table fit_table = {"device_fit", sizeof(T), fit_fields};
+#undef T
+
+#define T struct hlm_device_meta
+static const struct hlm_json_field meta_fields[] = {
+    TEXT(host, "Machine."),
+    TEXT(hardware, "Device, as its driver calls it."),
+    TEXT(driver, "Version of the driver."),
+    TEXT(runtime, "Version of the runtime library."),
+    TEXT(blas, "Version of the matrix library."),
+    TEXT(transport, "Transport, with its version, over which links were measured."),
+    OPTIONAL_NUMBER(T, seconds, 0.0, 1e9, "What measuring took, in seconds."),
+    OPTIONAL_NUMBER(T, drift_frac, 0.0, 1e9,
+                    "Change of the time of the same product from the beginning to the end."),
+    OPTIONAL_NUMBER(T, sustained_frac, 0.0, 1e9,
+                    "Rate of a product after seconds of load over that of its first ones."),
+    OPTIONAL_NUMBER(T, product_s, 0.0, 1e6, "Time of that product at the end, in seconds."),
+    OPTIONAL_NUMBER(T, slowest_frac, 0.0, 1e9,
+                    "Largest such time of all devices over the middle one."),
+    ROWS(T, states, num_states, HLM_FIELD_OMIT_DEFAULT, 0.0, 64.0, &state_table,
+         "Clocks, power and temperature meanwhile."),
+    ROWS(T, fits, num_fits, HLM_FIELD_OMIT_DEFAULT, 0.0, 1024.0, &fit_table,
+         "How well the profile gives its own measurements back."),
+    {.name = "left_out",
+     .type = HLM_JSON_STRINGS,
+     .offset = offsetof(T, left_out),
+     .flags = HLM_FIELD_OMIT_DEFAULT,
+     .count_offset = offsetof(T, num_left_out),
+     .max = 1024.0,
+     .doc = "What was not measured, and why."},
+    {.name = NULL},
+};
+static const struct hlm_json_table meta_table = {"device_meta", sizeof(T), meta_fields};
+#undef T
+
 #define T struct hlm_device
 static const struct hlm_json_field device_fields[] = {
     {.name = "name",
@@ -234,6 +306,12 @@ static const struct hlm_json_field device_fields[] = {
      .max = 1000.0,
      .def = 1.0,
      .doc = "Slowdown of operators on large slabs while every core runs one (cpu)."},
+    {.name = "meta",
+     .type = HLM_JSON_POINTER,
+     .offset = offsetof(T, meta),
+     .flags = HLM_FIELD_META | HLM_FIELD_OMIT_DEFAULT,
+     .table = &meta_table,
+     .doc = "How the device was while it was measured."},
     {.name = NULL},
 };
 const struct hlm_json_table hlm_device_table = {"device", sizeof(T), device_fields};

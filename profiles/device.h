@@ -116,6 +116,36 @@ struct hlm_memory_bandwidth {
     struct hlm_source source;
 };
 
+/* How a measured device was: at one moment, and how well the profile gives its measurements back.
+ * Numbers of 0 and texts of NULL are unknown. */
+struct hlm_device_state {
+    const char *when; /* "before", "during" (least clocks, most heat and power), "after" */
+    double sm_clock_hz, memory_clock_hz, power_w, temperature_c;
+    const char *throttle; /* why it ran slower than it could, "none" where it did not */
+};
+struct hlm_device_fit {
+    const char *family; /* kernels: "bf16 products tn", "norm_fwd.rmsnorm" */
+    int32_t num_points;
+    double mean_error_frac, worst_error_frac; /* of the cost model against the measured times */
+    double spread_frac; /* median over the points of how far half of their samples are apart */
+    double warm_frac;   /* median time with inputs in the caches over that from memory */
+};
+struct hlm_device_meta {
+    const char *host, *hardware; /* as the driver calls the device */
+    const char *driver, *runtime, *blas, *transport;
+    double seconds;        /* that measuring took */
+    double drift_frac;     /* change of the same product's time from the beginning to the end */
+    double sustained_frac; /* rate of a product after seconds of load over that of its first ones */
+    double product_s;      /* that product's time at the end */
+    double slowest_frac; /* the largest such time of all devices over the middle one; 0: unknown */
+    const struct hlm_device_state *states;
+    int32_t num_states;
+    const struct hlm_device_fit *fits;
+    int32_t num_fits;
+    const char *const *left_out; /* what was not measured, and why */
+    int32_t num_left_out;
+};
+
 struct hlm_device {
     const char *name;
     enum hlm_backend_kind backend;
@@ -133,6 +163,7 @@ struct hlm_device {
     struct hlm_source memory_source;
     /* Slowdown of memory-bound operators while every core of the machine runs one (cpu), >= 1. */
     double shared_memory_slowdown;
+    const struct hlm_device_meta *meta; /* NULL: not measured, or nothing is known */
 };
 
 extern const struct hlm_json_table hlm_device_table; /* kind "device" */
