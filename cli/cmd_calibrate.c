@@ -50,7 +50,13 @@ static enum hlm_status run(struct hlm_arena *arena, const void *pointer, struct 
     print_row("compute", calibration.compute);
     print_row("optimizer", calibration.optimizer);
     print_row("links", calibration.links);
-    printf("the measured step of %s was predicted as %s (%+.1f %%), and now as %s (%+.1f %%)\n",
+    if (calibration.links_emulated) {
+        printf("rank %d ran alone: it measured kernels; communication was as predicted, so links "
+               "stay\n",
+               measurement->emulated_rank);
+    }
+    printf("the measured %s of %s was predicted as %s (%+.1f %%), and now as %s (%+.1f %%)\n",
+           calibration.links_emulated ? "computing of its step" : "step",
            hlm_fmt_seconds(calibration.measured_s).text, hlm_fmt_seconds(calibration.before_s).text,
            error_percent(calibration.before_s, calibration.measured_s),
            hlm_fmt_seconds(calibration.after_s).text,
@@ -78,7 +84,8 @@ const struct hlm_command hlm_cmd_calibrate = {
     .description =
         "Scales the times of the profile that a plan was made with, so that they agree with a run: "
         "one factor for computing, one for the optimizer, one for links where the run measured "
-        "them. The folder that it writes is what plan takes as --cluster.",
+        "them (the run of one emulated rank does not). The folder that it writes is what plan "
+        "takes as --cluster.",
     .example = "hlmplan calibrate plan.json measured.json -o here",
     .opts = opts,
     .positionals = positionals,

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "compare/compare.h"
 #include "costmodel/op.h"
 
 static const double least_factor = 0.05, most_factor = 20.0;
@@ -202,7 +203,7 @@ static const struct hlm_cluster *scale_cluster(const struct hlm_plan *plan,
     return cluster;
 }
 
-static enum hlm_status find_factors(const struct hlm_plan *plan,
+static enum hlm_status find_factors(const struct hlm_time_node *predicted,
                                     const struct hlm_measurement *measurement, const char *where,
                                     struct hlm_calibration *out, struct hlm_err *err)
 {
@@ -212,8 +213,7 @@ static enum hlm_status find_factors(const struct hlm_plan *plan,
                         "with other work; run again, or with --virtual-time",
                         where);
     }
-    const struct hlm_time_node *predicted = &plan->prediction.parts,
-                               *measured = &measurement->parts;
+    const struct hlm_time_node *measured = &measurement->parts;
     const double predicted_s = predicted->seconds, measured_s = measured->seconds;
     const double compute_s = parts_s(measured, "forward", "backward");
     if (compute_s <= 0.0) {
@@ -224,7 +224,7 @@ static enum hlm_status find_factors(const struct hlm_plan *plan,
     out->compute = compute_s / parts_s(predicted, "forward", "backward");
     out->optimizer = factor(part_s(predicted, "optimizer"), part_s(measured, "optimizer"),
                             predicted_s, measured_s);
-    out->links = measurement->virtual_time
+    out->links = measurement->virtual_time || out->links_emulated
                      ? 1.0
                      : factor(parts_s(predicted, "tensor_parallel", "data_parallel"),
                               parts_s(measured, "tensor_parallel", "data_parallel"), predicted_s,
@@ -234,18 +234,30 @@ static enum hlm_status find_factors(const struct hlm_plan *plan,
     return check_factor(where, "communication", out->links, err);
 }
 
+static double judged_s(const struct hlm_time_node *step, bool computing)
+{
+    return computing ? hlm_compare_computed_s(step) : step->seconds;
+}
+
 enum hlm_status hlm_calibrate(struct hlm_arena *arena, const struct hlm_plan *plan,
                               const struct hlm_measurement *measurement, const char *where,
                               const char *date, struct hlm_calibration *out, struct hlm_err *err)
 {
-    struct hlm_calibration result = {.before_s = plan->prediction.step_time_s,
-                                     .measured_s = measurement->step_time_s};
-    HLM_TRY(find_factors(plan, measurement, where, &result, err));
+    struct hlm_time_node promise;
+    HLM_TRY(hlm_compare_promise(arena, plan, measurement, where, &promise, err));
+    struct hlm_calibration result = {.links_emulated = measurement->emulated_rank >= 0};
+    result.before_s = judged_s(&promise, result.links_emulated);
+    result.measured_s = result.links_emulated ? hlm_compare_computed_s(&measurement->parts)
+                                              : measurement->step_time_s;
+    HLM_TRY(find_factors(&promise, measurement, where, &result, err));
     const struct hlm_source source = {
         .kind = HLM_SOURCE_MEASURED,
-        .reference = hlm_arena_printf(arena, "calibrated by a run of %s on %s, %d ranks (%s)",
-                                      plan->model.name, measurement->machine.cpu_model,
-                                      measurement->num_ranks, measurement->backend),
+        .reference = hlm_arena_printf(
+            arena, "calibrated by a run of %s on %s, %d ranks (%s%s)", plan->model.name,
+            measurement->machine.cpu_model, measurement->num_ranks, measurement->backend,
+            result.links_emulated
+                ? hlm_arena_printf(arena, ", rank %d alone", measurement->emulated_rank)
+                : ""),
         .date = date,
         .num_samples = measurement->num_clean_steps};
     const struct scaling compute = {arena, result.compute, &source};
@@ -255,7 +267,8 @@ enum hlm_status hlm_calibrate(struct hlm_arena *arena, const struct hlm_plan *pl
     const struct hlm_plan *again = NULL;
     HLM_TRY(hlm_plan_price(arena, &plan->model, result.cluster, &plan->strategy, plan->stages,
                            plan->num_stages, &again, NULL, err));
-    result.after_s = again->prediction.step_time_s;
+    HLM_TRY(hlm_compare_promise(arena, again, measurement, where, &promise, err));
+    result.after_s = judged_s(&promise, result.links_emulated);
     *out = result;
     return HLM_OK;
 }

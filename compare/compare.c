@@ -3,6 +3,9 @@
 #include <math.h>
 #include <string.h>
 
+#include "costmodel/layout.h"
+#include "planner/plan_rank.h"
+
 double hlm_compare_error(double predicted, double measured)
 {
     return measured == 0.0 ? (double)NAN : (predicted - measured) / measured;
@@ -80,37 +83,116 @@ static double mean_duration(const struct durations *durations, int32_t at)
     return durations->num[at] == 0 ? 0.0 : durations->seconds[at] / durations->num[at];
 }
 
-static enum hlm_status add_measured(const struct hlm_timeline *timeline, int32_t num_stages,
-                                    const char *where, struct durations *durations,
-                                    struct hlm_err *err)
+/* An event of a timeline; what a pair took goes to its two actions in the ratio of their costs. */
+static void add_pair(struct durations *durations, const struct hlm_plan_simulation *simulation,
+                     struct hlm_action forward, struct hlm_action backward, double seconds)
 {
+    const double forward_s = hlm_plan_pass(simulation, forward)->seconds;
+    const double backward_s = hlm_plan_pass(simulation, backward)->seconds;
+    const double share = forward_s / (forward_s + backward_s);
+    add_duration(durations, forward, share * seconds);
+    add_duration(durations, backward, (1.0 - share) * seconds);
+}
+
+static enum hlm_status add_event(const struct hlm_timeline_event *event,
+                                 const struct hlm_plan_simulation *simulation, const char *where,
+                                 struct durations *durations, struct hlm_err *err)
+{
+    const int32_t num_stages = simulation->schedule->num_stages;
+    struct hlm_action action, second = {.stage = 0};
+    const bool is_pair = hlm_action_parse_pair(event->action, &action, &second);
+    HLM_TRY(is_pair ? HLM_OK : hlm_action_parse(event->action, &action, err));
+    if (action.stage >= num_stages || second.stage >= num_stages) {
+        return hlm_fail(err, HLM_INPUT,
+                        "%s.action: expected one of the plan's %d stages, found \"%s\"", where,
+                        num_stages, event->action);
+    }
+    const double seconds = event->end_s - event->start_s;
+    if (is_pair) {
+        add_pair(durations, simulation, action, second, seconds);
+    } else {
+        add_duration(durations, action, seconds);
+    }
+    return HLM_OK;
+}
+
+static enum hlm_status add_measured(struct hlm_arena *arena, const struct hlm_timeline *timeline,
+                                    const struct hlm_plan_simulation *simulation, const char *where,
+                                    struct durations *durations, struct hlm_err *err)
+{
+    const struct hlm_arena_mark mark = hlm_arena_mark(arena);
     for (int32_t r = 0; r < timeline->num_ranks; r++) {
         const struct hlm_timeline_rank *rank = &timeline->ranks[r];
         for (int32_t i = 0; i < rank->num_events; i++) {
-            struct hlm_action action;
-            HLM_TRY(hlm_action_parse(rank->events[i].action, &action, err));
-            if (action.stage >= num_stages) {
-                return hlm_fail(err, HLM_INPUT,
-                                "%s: $.timeline.ranks[%d].events[%d].action: expected one of the "
-                                "plan's %d stages, found \"%s\"",
-                                where, r, i, num_stages, rank->events[i].action);
-            }
-            add_duration(durations, action, rank->events[i].end_s - rank->events[i].start_s);
+            const char *path =
+                hlm_arena_printf(arena, "%s: $.timeline.ranks[%d].events[%d]", where, r, i);
+            HLM_TRY(add_event(&rank->events[i], simulation, path, durations, err));
+            hlm_arena_rewind(arena, mark);
         }
     }
     return HLM_OK;
 }
 
-static enum hlm_status add_predicted(struct hlm_arena *arena, const struct hlm_plan *plan,
-                                     struct durations *durations, struct hlm_err *err)
+static void add_predicted(const struct hlm_plan_simulation *simulation, struct durations *durations)
 {
-    struct hlm_plan_simulation simulation;
-    HLM_TRY(hlm_plan_simulate(arena, plan, &simulation, err));
-    for (int32_t r = 0; r < simulation.schedule->num_ranks; r++) {
-        const struct hlm_sim_rank *rank = &simulation.result.ranks[r];
+    for (int32_t r = 0; r < simulation->schedule->num_ranks; r++) {
+        const struct hlm_sim_rank *rank = &simulation->result.ranks[r];
         for (int32_t i = 0; i < rank->num_events; i++) {
-            add_duration(durations, rank->events[i].action,
-                         rank->events[i].end_s - rank->events[i].start_s);
+            const struct hlm_sim_event *event = &rank->events[i];
+            const double seconds = event->end_s - event->start_s;
+            if (event->overlapped.kind != HLM_NUM_ACTIONS) {
+                add_pair(durations, simulation, event->action, event->overlapped, seconds);
+            } else {
+                add_duration(durations, event->action, seconds);
+            }
+        }
+    }
+}
+
+/* ---- actions of an emulated rank: what they compute ---- */
+
+static int32_t pipeline_rank(const struct hlm_plan *plan, int32_t rank)
+{
+    return hlm_layout_coords(&plan->strategy, rank).pp;
+}
+
+static void add_promised(struct hlm_arena *arena, const struct hlm_plan_simulation *simulation,
+                         int32_t pp, struct durations *durations)
+{
+    const struct hlm_schedule *schedule = simulation->schedule;
+    const struct hlm_rank_actions list = hlm_plan_measured_actions(arena, schedule, pp);
+    double update_s = 0.0;
+    for (int32_t stage = 0; stage < schedule->num_stages; stage++) {
+        const struct hlm_stage_cost *cost = &simulation->stages[stage];
+        update_s += schedule->stage_rank[stage] == pp ? cost->optimizer_s - cost->gather_s : 0.0;
+    }
+    for (int32_t i = 0; i < list.num_actions; i++) {
+        const struct hlm_action action = list.actions[i];
+        if (hlm_action_is_compute(action.kind)) {
+            const struct hlm_pass_cost *pass = hlm_plan_pass(simulation, action);
+            add_duration(durations, action, pass->seconds - hlm_plan_pass_comm_s(pass));
+        } else if (action.kind == HLM_ACTION_OPTIMIZER) {
+            add_duration(durations, action, update_s);
+        }
+    }
+}
+
+static enum hlm_status add_computed(const struct hlm_measurement *measurement,
+                                    const struct hlm_schedule *schedule, int32_t pp,
+                                    const char *where, struct durations *durations,
+                                    struct hlm_err *err)
+{
+    for (int32_t i = 0; i < measurement->num_actions; i++) {
+        const struct hlm_measured_action *row = &measurement->actions[i];
+        if (row->stage >= schedule->num_stages || schedule->stage_rank[row->stage] != pp) {
+            return hlm_fail(err, HLM_INPUT,
+                            "%s: $.actions[%d].stage: expected one of rank %d, found %d", where, i,
+                            measurement->emulated_rank, row->stage);
+        }
+        if (row->kind != HLM_ACTION_REDUCE_GRAD) {
+            const int32_t at = row->stage * HLM_NUM_ACTIONS + (int32_t)row->kind;
+            durations->seconds[at] += row->num * row->compute_s;
+            durations->num[at] += row->num;
         }
     }
     return HLM_OK;
@@ -120,11 +202,19 @@ static enum hlm_status join_actions(struct hlm_arena *arena, const struct hlm_pl
                                     const struct hlm_measurement *measurement, const char *where,
                                     struct hlm_comparison *comparison, struct hlm_err *err)
 {
+    struct hlm_plan_simulation simulation;
+    HLM_TRY(hlm_plan_simulate(arena, plan, &simulation, err));
     const int32_t num_stages = plan->num_stages;
     struct durations predicted = durations_new(arena, num_stages);
     struct durations measured = durations_new(arena, num_stages);
-    HLM_TRY(add_predicted(arena, plan, &predicted, err));
-    HLM_TRY(add_measured(&measurement->timeline, num_stages, where, &measured, err));
+    if (measurement->emulated_rank >= 0) {
+        const int32_t pp = pipeline_rank(plan, measurement->emulated_rank);
+        add_promised(arena, &simulation, pp, &predicted);
+        HLM_TRY(add_computed(measurement, simulation.schedule, pp, where, &measured, err));
+    } else {
+        add_predicted(&simulation, &predicted);
+        HLM_TRY(add_measured(arena, &measurement->timeline, &simulation, where, &measured, err));
+    }
     struct hlm_compare_action *actions =
         HLM_ARENA_ARRAY(arena, struct hlm_compare_action, num_stages * NUM_COMPARED);
     comparison->actions = actions;
@@ -147,35 +237,92 @@ static enum hlm_status join_actions(struct hlm_arena *arena, const struct hlm_pl
 
 /* ---- memory ---- */
 
+/* Rows by the first stage of each pipeline rank, ascending; others of its stages add to it. */
+static int32_t promise_memory(const struct hlm_plan *plan, struct hlm_compare_memory *rows)
+{
+    const struct hlm_plan_prediction *prediction = &plan->prediction;
+    int32_t num = 0;
+    for (int32_t i = 0; i < prediction->num_memory; i++) {
+        const struct hlm_stage_memory *stage = &prediction->memory[i];
+        int32_t first = 0;
+        while (plan->stages[first].rank_group != plan->stages[i].rank_group) {
+            first++;
+        }
+        if (first == i) {
+            rows[num++] = (struct hlm_compare_memory){.stage = stage->stage};
+        }
+        rows[first].predicted_bytes += stage->peak_bytes - stage->bytes[HLM_MEMORY_FIXED];
+        rows[first].device_predicted_bytes += stage->peak_bytes;
+    }
+    return num;
+}
+
+static int64_t larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
 static enum hlm_status join_memory(struct hlm_arena *arena, const struct hlm_plan *plan,
                                    const struct hlm_measurement *measurement, const char *where,
                                    struct hlm_comparison *comparison, struct hlm_err *err)
 {
-    const struct hlm_plan_prediction *prediction = &plan->prediction;
-    struct hlm_compare_memory *memory =
-        HLM_ARENA_ARRAY(arena, struct hlm_compare_memory, prediction->num_memory);
-    for (int32_t i = 0; i < prediction->num_memory; i++) {
-        const struct hlm_stage_memory *stage = &prediction->memory[i];
-        memory[i] = (struct hlm_compare_memory){.stage = stage->stage,
-                                                .predicted_bytes = stage->peak_bytes -
-                                                                   stage->bytes[HLM_MEMORY_FIXED]};
-    }
+    struct hlm_compare_memory *rows =
+        HLM_ARENA_ARRAY(arena, struct hlm_compare_memory, plan->prediction.num_memory);
+    comparison->num_memory = promise_memory(plan, rows);
     for (int32_t i = 0; i < measurement->num_memory; i++) {
         const struct hlm_measured_memory *rank = &measurement->memory[i];
-        if (rank->stage >= prediction->num_memory) {
+        if (rank->stage >= comparison->num_memory) {
             return hlm_fail(err, HLM_INPUT,
-                            "%s: $.memory[%d].stage: expected one of the plan's %d stages, found "
-                            "%d",
-                            where, i, prediction->num_memory, rank->stage);
+                            "%s: $.memory[%d].stage: expected the first of one of the plan's %d "
+                            "pipeline ranks, found %d",
+                            where, i, comparison->num_memory, rank->stage);
         }
-        struct hlm_compare_memory *row = &memory[rank->stage];
-        if (rank->peak_bytes > row->measured_bytes) {
-            row->measured_bytes = rank->peak_bytes;
-        }
+        struct hlm_compare_memory *row = &rows[rank->stage];
+        row->measured_bytes = larger(rank->peak_bytes, row->measured_bytes);
+        row->device_used_bytes = larger(rank->device_used_bytes, row->device_used_bytes);
     }
-    comparison->memory = memory;
-    comparison->num_memory = prediction->num_memory;
+    if (measurement->emulated_rank >= 0) {
+        comparison->num_memory = 1;
+        rows = &rows[pipeline_rank(plan, measurement->emulated_rank)];
+    }
+    comparison->memory = rows;
     return HLM_OK;
+}
+
+/* ---- the whole ---- */
+
+enum hlm_status hlm_compare_promise(struct hlm_arena *arena, const struct hlm_plan *plan,
+                                    const struct hlm_measurement *measurement, const char *where,
+                                    struct hlm_time_node *out, struct hlm_err *err)
+{
+    const int32_t rank = measurement->emulated_rank;
+    if (rank < 0) {
+        *out = plan->prediction.parts;
+        out->seconds = plan->prediction.step_time_s;
+        return HLM_OK;
+    }
+    if (rank >= plan->num_ranks) {
+        return hlm_fail(err, HLM_INPUT,
+                        "%s: $.emulated_rank: expected one of the plan's %d ranks, found %d", where,
+                        plan->num_ranks, rank);
+    }
+    struct hlm_plan_simulation simulation;
+    HLM_TRY(hlm_plan_simulate(arena, plan, &simulation, err));
+    const int32_t pp = pipeline_rank(plan, rank);
+    *out = hlm_plan_rank_parts(arena, &simulation, &simulation.result, pp, NULL,
+                               hlm_plan_rank_end_s(&simulation.result, pp));
+    return HLM_OK;
+}
+
+double hlm_compare_computed_s(const struct hlm_time_node *step)
+{
+    static const char *const names[] = {"forward", "backward", "optimizer"};
+    double seconds = 0.0;
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        const struct hlm_time_node *part = find_part(step, names[i]);
+        seconds += part != NULL ? part->seconds : 0.0;
+    }
+    return seconds;
 }
 
 enum hlm_status hlm_compare(struct hlm_arena *arena, const struct hlm_plan *plan,
@@ -187,15 +334,23 @@ enum hlm_status hlm_compare(struct hlm_arena *arena, const struct hlm_plan *plan
         return hlm_fail(err, HLM_INPUT, "%s: $.step_time_s: expected more than 0, found %g", where,
                         measurement->step_time_s);
     }
+    struct hlm_time_node promise;
+    HLM_TRY(hlm_compare_promise(arena, plan, measurement, where, &promise, err));
     struct hlm_comparison comparison = {
-        .predicted_s = plan->prediction.step_time_s,
+        .predicted_s = promise.seconds,
         .measured_s = measurement->step_time_s,
-        .error_frac = hlm_compare_error(plan->prediction.step_time_s, measurement->step_time_s),
+        .error_frac = hlm_compare_error(promise.seconds, measurement->step_time_s),
         .tolerance_frac = tolerance_frac,
         .virtual_time = measurement->virtual_time,
+        .emulated_rank = measurement->emulated_rank,
+        .compute_predicted_s = hlm_compare_computed_s(&promise),
+        .compute_measured_s = hlm_compare_computed_s(&measurement->parts),
         .num_clean_steps = measurement->num_clean_steps,
-        .parts = join_parts(arena, &plan->prediction.parts, &measurement->parts)};
-    comparison.within = fabs(comparison.error_frac) <= tolerance_frac;
+        .parts = join_parts(arena, &promise, &measurement->parts)};
+    const double compute_error =
+        hlm_compare_error(comparison.compute_predicted_s, comparison.compute_measured_s);
+    comparison.within = fabs(comparison.error_frac) <= tolerance_frac &&
+                        (comparison.emulated_rank < 0 || fabs(compute_error) <= tolerance_frac);
     HLM_TRY(join_actions(arena, plan, measurement, where, &comparison, err));
     HLM_TRY(join_memory(arena, plan, measurement, where, &comparison, err));
     *out = comparison;

@@ -63,6 +63,9 @@ static const struct hlm_json_field memory_fields[] = {
     WHOLE(hlm_compare_memory, stage, "Stage."),
     BYTES(hlm_compare_memory, predicted_bytes, "Peak by the plan without fixed_bytes."),
     BYTES(hlm_compare_memory, measured_bytes, "Peak of the stage's rank that held most."),
+    BYTES(hlm_compare_memory, device_predicted_bytes, "Peak by the plan with fixed_bytes."),
+    BYTES(hlm_compare_memory, device_used_bytes,
+          "Most that a device of the stage had in use, by whomever; 0: unknown."),
     {0}};
 static const struct hlm_json_table memory_table = {
     "compared_memory", sizeof(struct hlm_compare_memory), memory_fields};
@@ -72,8 +75,22 @@ static const struct hlm_json_field comparison_fields[] = {
     SECONDS(hlm_comparison, measured_s, "Step time of the run, seconds."),
     SECONDS(hlm_comparison, error_frac, "(predicted - measured) / measured."),
     SECONDS(hlm_comparison, tolerance_frac, "Largest error that was asked for."),
-    TRUTH(hlm_comparison, within, "The error is no larger than that, in either direction."),
+    TRUTH(hlm_comparison, within,
+          "The error is no larger than that, in either direction; of an emulated rank that of its "
+          "computing too."),
     TRUTH(hlm_comparison, virtual_time, "The run's times are virtual ones."),
+    {.name = "emulated_rank",
+     .type = HLM_JSON_INT,
+     .offset = offsetof(struct hlm_comparison, emulated_rank),
+     .flags = HLM_FIELD_OMIT_DEFAULT | HLM_FIELD_NULLABLE,
+     .min = 0,
+     .max = INT32_MAX,
+     .def = -1,
+     .doc = "The only rank that ran; then only computing and memory were measured, and the step "
+            "waited as predicted. Absent or null: all ranks ran."},
+    SECONDS(hlm_comparison, compute_predicted_s,
+            "Forward, backward and optimizer by the plan, seconds."),
+    SECONDS(hlm_comparison, compute_measured_s, "The same of the run, seconds."),
     WHOLE(hlm_comparison, num_clean_steps, "Steps behind the measured step time."),
     {.name = "parts",
      .type = HLM_JSON_OBJECT,

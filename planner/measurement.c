@@ -1,5 +1,6 @@
 #include "planner/measurement.h"
 
+#include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +42,21 @@ static const struct hlm_json_field step_fields[] = {
      .doc =
          "CPU time over wall time of the compute actions, least over the ranks; a step with less "
          "than 0.985 is not clean."},
+    {.name = "tokens_per_s",
+     .type = HLM_JSON_DOUBLE,
+     STEP(tokens_per_s),
+     .flags = HLM_FIELD_OMIT_DEFAULT,
+     .min = 0,
+     .max = 1e18,
+     .doc = "Tokens of the global batch per second; 0: unknown."},
+    {.name = "mfu",
+     .type = HLM_JSON_DOUBLE,
+     STEP(mfu),
+     .flags = HLM_FIELD_OMIT_DEFAULT,
+     .min = 0,
+     .max = 1e6,
+     .doc = "Model flops, counted as by the plan, over the dense peak of all devices; 0: they have "
+            "no peak."},
     {0}};
 static const struct hlm_json_table step_table = {"measured_step", sizeof(struct hlm_measured_step),
                                                  step_fields};
@@ -68,9 +84,64 @@ static const struct hlm_json_field memory_fields[] = {
      .min = 0,
      .max = 9e15,
      .doc = "Most bytes that the rank held at once; what the plan calls fixed_bytes not counted."},
+    {.name = "device_used_bytes",
+     .type = HLM_JSON_INT64,
+     MEMORY(device_used_bytes),
+     .flags = HLM_FIELD_OMIT_DEFAULT,
+     .min = 0,
+     .max = 9e15,
+     .doc =
+         "Most bytes of the device in use behind a step, by whomever; 0: the backend can't say."},
+    {.name = "device_total_bytes",
+     .type = HLM_JSON_INT64,
+     MEMORY(device_total_bytes),
+     .flags = HLM_FIELD_OMIT_DEFAULT,
+     .min = 0,
+     .max = 9e15,
+     .doc = "Bytes that the device has; 0: the backend can't say."},
     {0}};
 static const struct hlm_json_table memory_table = {
     "measured_memory", sizeof(struct hlm_measured_memory), memory_fields};
+
+#define ACTION(member) .offset = offsetof(struct hlm_measured_action, member)
+static const struct hlm_json_field action_fields[] = {
+    {.name = "stage",
+     .type = HLM_JSON_INT,
+     ACTION(stage),
+     .flags = HLM_FIELD_REQUIRED,
+     .min = 0,
+     .max = INT32_MAX,
+     .doc = "Stage."},
+    {.name = "kind",
+     .type = HLM_JSON_ENUM,
+     ACTION(kind),
+     .flags = HLM_FIELD_REQUIRED,
+     .enums = hlm_action_texts,
+     .doc = "Kind of action."},
+    {.name = "num",
+     .type = HLM_JSON_INT,
+     ACTION(num),
+     .flags = HLM_FIELD_REQUIRED,
+     .min = 1,
+     .max = INT32_MAX,
+     .doc = "Actions behind the means."},
+    {.name = "compute_s",
+     .type = HLM_JSON_DOUBLE,
+     ACTION(compute_s),
+     .flags = HLM_FIELD_REQUIRED,
+     .min = 0,
+     .max = 1e9,
+     .doc = "Mean seconds of computing, measured."},
+    {.name = "comm_s",
+     .type = HLM_JSON_DOUBLE,
+     ACTION(comm_s),
+     .flags = HLM_FIELD_REQUIRED,
+     .min = 0,
+     .max = 1e9,
+     .doc = "Mean seconds of communication, which stood in for the predicted ones."},
+    {0}};
+static const struct hlm_json_table action_table = {
+    "measured_action", sizeof(struct hlm_measured_action), action_fields};
 
 #define MACHINE(member) .offset = offsetof(struct hlm_measured_machine, member)
 static const struct hlm_json_field machine_fields[] = {
@@ -124,14 +195,23 @@ static const struct hlm_json_field measurement_fields[] = {
      .type = HLM_JSON_STRING,
      ROW(transport),
      .flags = HLM_FIELD_REQUIRED,
-     .doc = "How ranks talked: thread, mpi or nccl."},
+     .doc = "How ranks talked: thread, mpi, nccl, or emulated."},
     {.name = "virtual_time",
      .type = HLM_JSON_BOOL,
      ROW(virtual_time),
      .flags = HLM_FIELD_REQUIRED,
      .doc = "Times are sums of measured CPU times and modelled messages, not of the wall clock."},
-    COUNT(num_ranks, "Ranks that ran."),
+    COUNT(num_ranks, "Ranks of the plan."),
     COUNT(num_cores, "Cores that they shared."),
+    {.name = "emulated_rank",
+     .type = HLM_JSON_INT,
+     ROW(emulated_rank),
+     .flags = HLM_FIELD_OMIT_DEFAULT | HLM_FIELD_NULLABLE,
+     .min = 0,
+     .max = INT32_MAX,
+     .def = -1,
+     .doc = "The only rank that ran, with its peers and all communication as predicted; absent or "
+            "null: all ranks ran."},
     {.name = "steps",
      .type = HLM_JSON_ARRAY,
      ROW(steps),
@@ -162,7 +242,14 @@ static const struct hlm_json_field measurement_fields[] = {
      .flags = HLM_FIELD_REQUIRED,
      .table = &memory_table,
      .count_offset = offsetof(struct hlm_measurement, num_memory),
-     .doc = "Peak memory of each rank."},
+     .doc = "Peak memory of each rank that ran."},
+    {.name = "actions",
+     .type = HLM_JSON_ARRAY,
+     ROW(actions),
+     .flags = HLM_FIELD_OMIT_DEFAULT,
+     .table = &action_table,
+     .count_offset = offsetof(struct hlm_measurement, num_actions),
+     .doc = "Computing and communication of an emulated rank, by stage and kind of action."},
     {.name = "timeline",
      .type = HLM_JSON_OBJECT,
      ROW(timeline),
@@ -229,6 +316,18 @@ double hlm_measurement_step_time(struct hlm_arena *arena, const struct hlm_measu
     return seconds;
 }
 
+void hlm_measurement_rates(const struct hlm_plan *plan, double step_s, double *out_tokens_per_s,
+                           double *out_mfu)
+{
+    HLM_ASSERT(step_s > 0.0);
+    const struct hlm_plan_prediction *prediction = &plan->prediction;
+    /* The prediction's flops and peak, over another time. */
+    const double mfu = prediction->mfu * prediction->step_time_s / step_s;
+    *out_tokens_per_s =
+        (double)plan->strategy.global_batch_size * (double)plan->strategy.seq_len / step_s;
+    *out_mfu = isfinite(mfu) ? mfu : 0.0;
+}
+
 /* ---- reading ---- */
 
 static enum hlm_status check_events(const struct hlm_timeline_rank *rank, int32_t index,
@@ -236,8 +335,9 @@ static enum hlm_status check_events(const struct hlm_timeline_rank *rank, int32_
 {
     for (int32_t i = 0; i < rank->num_events; i++) {
         const struct hlm_timeline_event *event = &rank->events[i];
-        struct hlm_action action;
-        if (hlm_action_parse(event->action, &action, err) != HLM_OK) {
+        struct hlm_action action, second;
+        if (!hlm_action_parse_pair(event->action, &action, &second) &&
+            hlm_action_parse(event->action, &action, err) != HLM_OK) {
             hlm_err_prefix(err, "%s: $.timeline.ranks[%d].events[%d].action", where, index, i);
             return err->status;
         }
@@ -247,6 +347,24 @@ static enum hlm_status check_events(const struct hlm_timeline_rank *rank, int32_
                             "= %g, found %g",
                             where, index, i, event->start_s, event->end_s);
         }
+    }
+    return HLM_OK;
+}
+
+static enum hlm_status check_emulated(const struct hlm_measurement *measurement, const char *where,
+                                      struct hlm_err *err)
+{
+    const int32_t rank = measurement->emulated_rank;
+    if (rank >= measurement->num_ranks) {
+        return hlm_fail(err, HLM_INPUT,
+                        "%s: $.emulated_rank: expected less than num_ranks = %d, found %d", where,
+                        measurement->num_ranks, rank);
+    }
+    const struct hlm_timeline *timeline = &measurement->timeline;
+    if (rank >= 0 && (timeline->num_ranks != 1 || timeline->ranks[0].rank != rank)) {
+        return hlm_fail(err, HLM_INPUT,
+                        "%s: $.timeline.ranks: expected the emulated rank %d alone, found %d ranks",
+                        where, rank, timeline->num_ranks);
     }
     return HLM_OK;
 }
@@ -269,6 +387,7 @@ static enum hlm_status check_measurement(const struct hlm_measurement *measureme
                             i, measurement->steps[i].step);
         }
     }
+    HLM_TRY(check_emulated(measurement, where, err));
     for (int32_t i = 0; i < measurement->timeline.num_ranks; i++) {
         const struct hlm_timeline_rank *rank = &measurement->timeline.ranks[i];
         if (rank->rank >= measurement->num_ranks) {

@@ -36,6 +36,7 @@ static struct fixture setup(double compute, double optimizer, double tensor)
         .digests = fixture.plan->digests,
         .num_ranks = 2,
         .num_clean_steps = 3,
+        .emulated_rank = -1,
         .step_time_s = seconds,
         .backend = "cpu",
         .machine = {.cpu_model = "a core"},
@@ -93,6 +94,27 @@ static void virtual_time_says_nothing_of_links(void **state)
     hlm_arena_free(fixture.arena);
 }
 
+/* A rank alone measures kernels; what its links seemed to do was the plan's. */
+static void emulated_rank_says_nothing_of_links(void **state)
+{
+    (void)state;
+    struct fixture fixture = setup(1.1, 1.1, 3.0);
+    struct hlm_calibration calibration;
+    fixture.measured.emulated_rank = 1;
+    check_ok(calibrate(&fixture, &calibration), &fixture.err);
+    assert_true(calibration.links_emulated);
+    assert_true(calibration.links == 1.0);
+    check_close(calibration.compute, 1.1, 1e-9);
+    check_close(calibration.measured_s, 1.1 * calibration.before_s, 1e-9);
+    /* Attention has no curve in this profile, so its share (a roofline of peaks) stays. */
+    check_close(calibration.after_s, calibration.measured_s, 5e-3);
+    check_close(calibration.cluster->groups[0].intra_node.bandwidth_bytes_per_s,
+                fixture.plan->cluster.groups[0].intra_node.bandwidth_bytes_per_s, 0.0);
+    assert_non_null(strstr(calibration.cluster->groups[0].device.dtypes[0].gemm[0].source.reference,
+                           "rank 1 alone"));
+    hlm_arena_free(fixture.arena);
+}
+
 static void refuses_what_it_cannot_explain(void **state)
 {
     (void)state;
@@ -115,6 +137,7 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(finds_the_factors),
                                        cmocka_unit_test(equal_changes_nothing),
                                        cmocka_unit_test(virtual_time_says_nothing_of_links),
+                                       cmocka_unit_test(emulated_rank_says_nothing_of_links),
                                        cmocka_unit_test(refuses_what_it_cannot_explain)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

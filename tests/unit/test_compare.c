@@ -1,6 +1,7 @@
 #include "compare/compare.h"
 
 #include "costmodel/layout.h"
+#include "planner/plan_rank.h"
 #include "tests/support/check.h"
 
 /* A priced plan of two stages and a measurement of it that is the simulation with every duration
@@ -13,7 +14,8 @@ struct scene {
     struct hlm_measurement measurement;
 };
 
-static const struct hlm_plan *make_plan(struct scene *scene)
+static const struct hlm_plan *make_plan(struct scene *scene, enum hlm_schedule_kind schedule,
+                                        int32_t vpp)
 {
     const struct hlm_model *model = NULL;
     const struct hlm_cluster *cluster = NULL;
@@ -24,7 +26,8 @@ static const struct hlm_plan *make_plan(struct scene *scene)
                                     .tp = 1,
                                     .pp = 2,
                                     .ep = 1,
-                                    .schedule = HLM_SCHEDULE_1F1B,
+                                    .vpp = vpp,
+                                    .schedule = schedule,
                                     .microbatch_size = 1,
                                     .global_batch_size = 8,
                                     .seq_len = 256,
@@ -94,9 +97,11 @@ static void measure(struct scene *scene, double factor)
         const struct hlm_stage_memory *predicted = &plan->prediction.memory[stage];
         /* The second replica's ranks hold a byte more: the stage's peak is the larger. */
         memory[rank] = (struct hlm_measured_memory){
-            rank, stage,
-            predicted->peak_bytes - predicted->bytes[HLM_MEMORY_FIXED] +
-                hlm_layout_coords(&plan->strategy, rank).dp};
+            .rank = rank,
+            .stage = stage,
+            .peak_bytes = predicted->peak_bytes - predicted->bytes[HLM_MEMORY_FIXED] +
+                          hlm_layout_coords(&plan->strategy, rank).dp,
+            .device_used_bytes = 1000 + rank};
     }
     scene->measurement = (struct hlm_measurement){
         .digests = plan->digests,
@@ -104,6 +109,7 @@ static void measure(struct scene *scene, double factor)
         .transport = "thread",
         .num_ranks = plan->num_ranks,
         .num_cores = 4,
+        .emulated_rank = -1,
         .steps = steps,
         .num_steps = 3,
         .num_warmup_steps = 1,
@@ -125,7 +131,7 @@ static int enter(void **state)
 {
     static struct scene scene;
     scene = (struct scene){.arena = hlm_arena_new()};
-    scene.plan = make_plan(&scene);
+    scene.plan = make_plan(&scene, HLM_SCHEDULE_1F1B, 1);
     *state = &scene;
     return 0;
 }
@@ -179,8 +185,11 @@ static void test_scaled_run(void **state)
     check_close(comparison.actions[5].predicted_s, scene->simulation.costs.backward_s[1], 1e-9);
     assert_int_equal(comparison.num_memory, 2);
     for (int32_t i = 0; i < 2; i++) {
-        assert_int_equal(comparison.memory[i].measured_bytes - comparison.memory[i].predicted_bytes,
-                         1);
+        const struct hlm_compare_memory *memory = &comparison.memory[i];
+        const int64_t fixed = scene->plan->prediction.memory[i].bytes[HLM_MEMORY_FIXED];
+        assert_int_equal(memory->measured_bytes - memory->predicted_bytes, 1);
+        assert_int_equal(memory->device_predicted_bytes - memory->predicted_bytes, fixed);
+        assert_int_equal(memory->device_used_bytes, 1001 + 2 * i); /* of ranks 1 and 3 */
     }
 }
 
@@ -283,6 +292,117 @@ static void test_json_round_trip(void **state)
                         measured);
 }
 
+/* Pairs, on both sides, count for the F and the B that they are; two stages of a rank are one row
+ * of memory. */
+static void test_pairs(void **state)
+{
+    struct scene *scene = *state;
+    scene->plan = make_plan(scene, HLM_SCHEDULE_DUALPIPE_V, 2);
+    measure(scene, 1.25);
+    struct hlm_comparison comparison;
+    check_ok(hlm_compare(scene->arena, scene->plan, &scene->measurement, "m", 0.2, &comparison,
+                         &scene->err),
+             &scene->err);
+    int32_t num[HLM_NUM_ACTIONS] = {0};
+    for (int32_t i = 0; i < comparison.num_actions; i++) {
+        const struct hlm_compare_action *action = &comparison.actions[i];
+        assert_int_not_equal(action->kind, HLM_ACTION_OVERLAP_F_B);
+        check_near(action->measured_s, 1.25 * action->predicted_s, 1e-12);
+        num[action->kind] += action->num_measured;
+    }
+    assert_int_equal(num[HLM_ACTION_F], 4 * 4); /* stages times microbatches */
+    assert_int_equal(num[HLM_ACTION_B] + num[HLM_ACTION_I], 4 * 4);
+    assert_int_equal(num[HLM_ACTION_I], num[HLM_ACTION_W]);
+    assert_int_equal(comparison.num_memory, 2);
+    for (int32_t i = 0; i < 2; i++) {
+        const struct hlm_stage_memory *memory = scene->plan->prediction.memory;
+        const int32_t other = 3 - i;
+        assert_int_equal(comparison.memory[i].stage, i);
+        assert_int_equal(comparison.memory[i].device_predicted_bytes,
+                         memory[i].peak_bytes + memory[other].peak_bytes);
+    }
+}
+
+/* World rank 3 (stage 1 of the second replica) alone: its actions computed `factor` times as long
+ * as promised, and its step waited so that it took what was promised. */
+enum { ALONE = 3 };
+
+static void measure_alone(struct scene *scene, double factor)
+{
+    measure(scene, 1.0);
+    const struct hlm_plan_simulation *simulation = &scene->simulation;
+    const int32_t pp = hlm_layout_coords(&scene->plan->strategy, ALONE).pp;
+    const struct hlm_stage_cost *cost = &simulation->stages[pp];
+    struct hlm_measured_action *actions =
+        HLM_ARENA_ARRAY(scene->arena, struct hlm_measured_action, 4);
+    const int32_t m = (int32_t)scene->plan->strategy.num_microbatches;
+    actions[0] = (struct hlm_measured_action){
+        pp, HLM_ACTION_F, m,
+        factor * (cost->forward.seconds - hlm_plan_pass_comm_s(&cost->forward)), 0.5};
+    actions[1] = (struct hlm_measured_action){
+        pp, HLM_ACTION_B, m,
+        factor * (cost->backward.seconds - hlm_plan_pass_comm_s(&cost->backward)), 0.5};
+    actions[2] = (struct hlm_measured_action){pp, HLM_ACTION_REDUCE_GRAD, 1, 0.0, 0.5};
+    actions[3] = (struct hlm_measured_action){pp, HLM_ACTION_OPTIMIZER, 1,
+                                              factor * (cost->optimizer_s - cost->gather_s), 0.5};
+    struct hlm_time_node parts =
+        hlm_plan_rank_parts(scene->arena, simulation, &simulation->result, pp, NULL,
+                            hlm_plan_rank_end_s(&simulation->result, pp));
+    scene->measurement.emulated_rank = ALONE;
+    scene->measurement.actions = actions;
+    scene->measurement.num_actions = 4;
+    scene->measurement.parts = scale(scene->arena, parts, factor);
+    scene->measurement.step_time_s = parts.seconds;
+    scene->measurement.memory += ALONE;
+    scene->measurement.num_memory = 1;
+}
+
+static void test_alone(void **state)
+{
+    struct scene *scene = *state;
+    struct hlm_comparison comparison;
+    measure_alone(scene, 1.25);
+    check_ok(hlm_compare(scene->arena, scene->plan, &scene->measurement, "m", 0.1, &comparison,
+                         &scene->err),
+             &scene->err);
+    assert_int_equal(comparison.emulated_rank, ALONE);
+    check_near(comparison.error_frac, 0.0, 1e-12);
+    /* The step waited as predicted and agrees; computing does not. */
+    assert_false(comparison.within);
+    check_close(comparison.compute_measured_s, 1.25 * comparison.compute_predicted_s, 1e-12);
+    assert_int_equal(comparison.num_actions, 3); /* no reduction */
+    for (int32_t i = 0; i < 3; i++) {
+        const struct hlm_compare_action *action = &comparison.actions[i];
+        assert_int_equal(action->stage, 1);
+        assert_int_not_equal(action->kind, HLM_ACTION_REDUCE_GRAD);
+        assert_int_equal(action->num_measured, action->kind == HLM_ACTION_OPTIMIZER ? 1 : 4);
+        check_close(action->measured_s, 1.25 * action->predicted_s, 1e-12);
+    }
+    assert_int_equal(comparison.num_memory, 1);
+    assert_int_equal(comparison.memory[0].stage, 1);
+    assert_int_equal(comparison.memory[0].measured_bytes - comparison.memory[0].predicted_bytes, 1);
+    /* A tolerance that covers both. */
+    check_ok(hlm_compare(scene->arena, scene->plan, &scene->measurement, "m", 0.21, &comparison,
+                         &scene->err),
+             &scene->err);
+    assert_true(comparison.within);
+}
+
+static void test_bad_alone(void **state)
+{
+    struct scene *scene = *state;
+    struct hlm_comparison comparison;
+    measure_alone(scene, 1.0);
+    scene->measurement.emulated_rank = 4;
+    check_fails(hlm_compare(scene->arena, scene->plan, &scene->measurement, "m.json", 0.2,
+                            &comparison, &scene->err),
+                HLM_INPUT, &scene->err, "m.json: $.emulated_rank: expected one of the plan's 4");
+    scene->measurement.emulated_rank = 0; /* its actions are those of stage 1 */
+    check_fails(hlm_compare(scene->arena, scene->plan, &scene->measurement, "m.json", 0.2,
+                            &comparison, &scene->err),
+                HLM_INPUT, &scene->err, "m.json: $.actions[0].stage: expected one of rank 0");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -292,6 +412,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_parts_of_one_side, enter, leave),
         cmocka_unit_test_setup_teardown(test_bad_measurements, enter, leave),
         cmocka_unit_test_setup_teardown(test_json_round_trip, enter, leave),
+        cmocka_unit_test_setup_teardown(test_pairs, enter, leave),
+        cmocka_unit_test_setup_teardown(test_alone, enter, leave),
+        cmocka_unit_test_setup_teardown(test_bad_alone, enter, leave),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

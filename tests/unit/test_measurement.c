@@ -63,6 +63,7 @@ static struct hlm_measurement example(void)
         .transport = "thread",
         .num_ranks = 1,
         .num_cores = 1,
+        .emulated_rank = -1,
         .steps = steps,
         .num_steps = 5,
         .num_warmup_steps = 1,
@@ -162,6 +163,64 @@ static void test_events(void **state)
                 "$.timeline.ranks[0].events[0].start_s");
 }
 
+/* A rank alone: its key and its actions come back; without, the text has neither. */
+static void test_emulated(void **state)
+{
+    struct hlm_err err;
+    const struct hlm_measurement *read = NULL;
+    struct hlm_measurement measurement = example();
+    check_ok(write_and_read(*state, &measurement, &read, &err), &err);
+    assert_int_equal(read->emulated_rank, -1);
+    assert_null(strstr(hlm_json_write(*state, &hlm_measurement_table, read, false), "emulated"));
+
+    static const struct hlm_timeline_event events[] = {{.action = "0F0", .end_s = 1.0}};
+    static const struct hlm_timeline_rank alone = {.rank = 5, .events = events, .num_events = 1};
+    static const struct hlm_measured_action action = {
+        .stage = 0, .kind = HLM_ACTION_F, .num = 1, .compute_s = 0.75, .comm_s = 0.25};
+    measurement.num_ranks = 8;
+    measurement.emulated_rank = 5;
+    measurement.timeline.ranks = &alone;
+    measurement.actions = &action;
+    measurement.num_actions = 1;
+    check_ok(write_and_read(*state, &measurement, &read, &err), &err);
+    assert_int_equal(read->emulated_rank, 5);
+    assert_int_equal(read->num_actions, 1);
+    check_close(read->actions[0].compute_s, 0.75, 0.0);
+
+    measurement.emulated_rank = 8;
+    check_fails(write_and_read(*state, &measurement, &read, &err), HLM_INPUT, &err,
+                "$.emulated_rank: expected less than num_ranks = 8, found 8");
+    measurement.emulated_rank = 4;
+    check_fails(write_and_read(*state, &measurement, &read, &err), HLM_INPUT, &err,
+                "$.timeline.ranks: expected the emulated rank 4 alone");
+}
+
+static void test_pair_event(void **state)
+{
+    struct hlm_err err;
+    const struct hlm_measurement *read = NULL;
+    static const struct hlm_timeline_event pair = {.action = "(0F3;3B1)OVERLAP_F_B", .end_s = 1.0};
+    static const struct hlm_timeline_rank rank = {.events = &pair, .num_events = 1};
+    struct hlm_measurement measurement = example();
+    measurement.timeline.ranks = &rank;
+    check_ok(write_and_read(*state, &measurement, &read, &err), &err);
+}
+
+static void test_rates(void **state)
+{
+    (void)state;
+    const struct hlm_plan plan = {.strategy = {.global_batch_size = 8, .seq_len = 100},
+                                  .prediction = {.step_time_s = 2.0, .mfu = 0.4}};
+    double tokens_per_s = 0.0, mfu = 0.0;
+    hlm_measurement_rates(&plan, 4.0, &tokens_per_s, &mfu);
+    check_close(tokens_per_s, 200.0, 1e-12);
+    check_close(mfu, 0.2, 1e-12);
+    const struct hlm_plan no_peak = {.strategy = plan.strategy,
+                                     .prediction = {.step_time_s = 2.0, .mfu = (double)INFINITY}};
+    hlm_measurement_rates(&no_peak, 4.0, &tokens_per_s, &mfu);
+    assert_true(mfu == 0.0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -172,6 +231,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_relations, enter, leave),
         cmocka_unit_test_setup_teardown(test_step_numbers, enter, leave),
         cmocka_unit_test_setup_teardown(test_events, enter, leave),
+        cmocka_unit_test_setup_teardown(test_emulated, enter, leave),
+        cmocka_unit_test_setup_teardown(test_pair_event, enter, leave),
+        cmocka_unit_test(test_rates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

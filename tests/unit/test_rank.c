@@ -1,5 +1,7 @@
 #include "exec/rank.h"
 
+#include "exec/comm_emulate.h"
+
 #include "tests/support/check.h"
 #include "tests/support/golden.h"
 #include "tests/support/rank_threads.h"
@@ -153,10 +155,140 @@ static void test_bad_data(void **state)
     hlm_arena_free(arena);
 }
 
+/* One rank of dp 2, tp 2, pp 2 alone. */
+static const struct hlm_measurement *measure_alone(struct hlm_arena *arena, struct run *run,
+                                                   int32_t rank, enum hlm_emulate_delay delay)
+{
+    struct hlm_err err;
+    struct hlm_backend *backend = NULL;
+    struct hlm_comm *comm = NULL;
+    run_init(run, arena,
+             (struct golden_layout){
+                 .dp = 2, .tp = 2, .pp = 2, .zero = 1, .schedule = HLM_SCHEDULE_1F1B});
+    run->config.emulation =
+        delay == HLM_EMULATE_PREDICTED ? HLM_RECORD_WAITED : HLM_RECORD_DID_NOT_WAIT;
+    run->config.transport = "emulated";
+    const struct hlm_emulate_config config = {
+        .plan = run->config.plan, .rank = rank, .seed = run->config.seed, .delay = delay};
+    check_ok(hlm_backend_cpu_new(&backend, &err), &err);
+    check_ok(hlm_comm_emulate_new(arena, &config, &comm, &err), &err);
+    const struct hlm_measurement *measured = NULL;
+    check_ok(hlm_rank_run(run->arenas[0], &run->config, backend, comm, NULL, &measured, &err),
+             &err);
+    hlm_comm_free(comm);
+    hlm_backend_free(backend);
+    assert_non_null(measured);
+    return measured;
+}
+
+static void test_alone(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    const struct golden *golden = golden_of(arena);
+    for (int32_t rank = 0; rank < 8; rank += 3) { /* 0 and 3: stage 0; 6: stage 1, tp rank 0 */
+        for (int delay = HLM_EMULATE_PREDICTED; delay <= HLM_EMULATE_NONE; delay++) {
+            struct run run;
+            const struct hlm_measurement *measured =
+                measure_alone(arena, &run, rank, (enum hlm_emulate_delay)delay);
+            const struct hlm_plan *plan = run.config.plan;
+            const int32_t stage = rank / 4;
+            const struct hlm_stage_memory *promised = &plan->prediction.memory[stage];
+            assert_int_equal(measured->emulated_rank, rank);
+            assert_int_equal(measured->memory[0].peak_bytes,
+                             promised->peak_bytes - promised->bytes[HLM_MEMORY_FIXED]);
+            assert_int_equal(measured->timeline.ranks[0].num_events,
+                             2 * plan->strategy.num_microbatches + 2);
+            check_close(sum_of_parts(&measured->parts), measured->parts.seconds, 1e-9);
+            /* The loss of the model is near that of chance, ln(vocab); without the other half of
+             * the vocabulary it is lower by up to ln 2. Others than the head's first rank have
+             * none. */
+            const double chance = log((double)golden->model.vocab_size);
+            for (int32_t i = 0; i < NUM_STEPS; i++) {
+                const double loss = measured->steps[i].loss;
+                assert_true(rank == 6 ? loss > 0.5 * chance && loss < 1.5 * chance : loss == 0.0);
+            }
+            check_file(arena, measured, plan);
+            run_release(&run);
+        }
+    }
+    hlm_arena_free(arena);
+}
+
+static void test_step_text(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct run run;
+    run_init(&run, arena, (struct golden_layout){.dp = 4});
+    struct hlm_plan plan = *run.config.plan;
+    plan.strategy.global_batch_size = 100;
+    plan.strategy.seq_len = 20;
+    plan.prediction.step_time_s = 1.0;
+    plan.prediction.mfu = 0.5;
+    struct hlm_run_step ran = {.wall_s = 2.0, .loss = 4.5, .grad_norm = 1.25};
+    struct hlm_rank_memory_use memory = {.allocated_bytes = 3 << 20};
+    assert_string_equal(hlm_rank_step_text(arena, &plan, 2, 10, &ran, &memory),
+                        "step 3 of 10: loss 4.500000, gradient norm 1.25, 2.00 s, 1.00 K tokens/s, "
+                        "MFU 25.0 % (causal attention), 3.00 MiB");
+    plan.model.kind = HLM_MODEL_ENCODER;
+    assert_non_null(
+        strstr(hlm_rank_step_text(arena, &plan, 2, 10, &ran, &memory), "(full attention)"));
+    /* What can't be said is left out. */
+    plan.prediction.mfu = (double)INFINITY;
+    ran.loss = 0.0;
+    memory.device_used_bytes = 1LL << 30;
+    memory.device_total_bytes = 2LL << 30;
+    assert_string_equal(hlm_rank_step_text(arena, &plan, 9, 10, &ran, &memory),
+                        "step 10 of 10: gradient norm 1.25, 2.00 s, 1.00 K tokens/s, 3.00 MiB "
+                        "(device: 1.00 GiB of 2.00 GiB)");
+    run_release(&run);
+    hlm_arena_free(arena);
+}
+
+/* The most of a device that was in use behind any step, where the backend can say. */
+static enum hlm_status tell_memory(struct hlm_backend *backend, int64_t *out_used_bytes,
+                                   int64_t *out_total_bytes, struct hlm_err *err)
+{
+    static int64_t num_calls;
+    (void)backend, (void)err;
+    num_calls++;
+    *out_used_bytes = num_calls == 2 ? 700 : 500;
+    *out_total_bytes = 1000;
+    return HLM_OK;
+}
+
+static void test_device_memory(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct hlm_err err;
+    struct run run;
+    struct hlm_backend *backend = NULL;
+    struct hlm_comm *comm = NULL;
+    run_init(&run, arena, (struct golden_layout){0});
+    check_ok(hlm_backend_cpu_new(&backend, &err), &err);
+    struct hlm_backend_ops telling = *backend->ops;
+    telling.memory = tell_memory;
+    backend->ops = &telling;
+    const struct hlm_comm_config config = {
+        .strategy = &run.config.plan->strategy, .timeout_s = 60.0, .max_bytes = 1 << 20};
+    check_ok(hlm_comm_thread_new(&config, &comm, &err), &err);
+    const struct hlm_measurement *measured = NULL;
+    check_ok(hlm_rank_run(run.arenas[0], &run.config, backend, comm, NULL, &measured, &err), &err);
+    assert_int_equal(measured->memory[0].device_used_bytes, 700);
+    assert_int_equal(measured->memory[0].device_total_bytes, 1000);
+    hlm_comm_free(comm);
+    hlm_backend_free(backend);
+    run_release(&run);
+    hlm_arena_free(arena);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_measurement),
-                                       cmocka_unit_test(test_virtual_time),
-                                       cmocka_unit_test(test_bad_data)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_measurement), cmocka_unit_test(test_virtual_time),
+        cmocka_unit_test(test_bad_data),    cmocka_unit_test(test_alone),
+        cmocka_unit_test(test_step_text),   cmocka_unit_test(test_device_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
