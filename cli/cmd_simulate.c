@@ -102,14 +102,12 @@ static void print_ranks(struct hlm_arena *arena, const struct hlm_plan *plan,
     for (int32_t r = 0; r < simulation->schedule->num_ranks; r++) {
         const struct hlm_sim_rank *rank = &simulation->result.ranks[r];
         const double bubble_s = rank->compute_end_s - rank->busy_s - rank->wait_transfer_s;
-        const int32_t stage = hlm_schedule_first_stage(simulation->schedule, r);
         const struct hlm_fmt start = hlm_fmt_seconds(rank->first_start_s);
         const struct hlm_fmt busy = hlm_fmt_seconds(rank->busy_s);
         const struct hlm_fmt bubble = hlm_fmt_seconds(bubble_s);
         const struct hlm_fmt transfer = hlm_fmt_seconds(rank->wait_transfer_s);
         const struct hlm_fmt end = hlm_fmt_seconds(rank->compute_end_s);
-        const struct hlm_fmt peak =
-            hlm_fmt_bytes((double)plan->prediction.memory[stage].peak_bytes);
+        const struct hlm_fmt peak = hlm_fmt_bytes((double)hlm_plan_rank_peak_bytes(plan, r));
         const char *const cells[] = {hlm_arena_printf(arena, "%d", r),
                                      start.text,
                                      busy.text,

@@ -65,6 +65,8 @@ static const struct require_key require_keys[] = {
     {REQUIRE(dp), false, NULL, 1, INT32_MAX},
     {REQUIRE(tp), false, NULL, 1, INT32_MAX},
     {REQUIRE(pp), false, NULL, 1, INT32_MAX},
+    {REQUIRE(cp), false, NULL, 1, INT32_MAX},
+    {REQUIRE(vpp), false, NULL, 1, INT32_MAX},
     {REQUIRE(ep), false, NULL, 1, INT32_MAX},
     {REQUIRE(sp), false, switch_texts, 0, 0},
     {REQUIRE(zero), false, NULL, 0, 3},

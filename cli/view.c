@@ -77,15 +77,17 @@ static void print_line(FILE *out, const char *name, const char *text)
     fprintf(out, "  %-12s %s\n", name, text);
 }
 
-static const struct hlm_stage_memory *fullest_stage(const struct hlm_plan_prediction *prediction)
+/* The first stage of the fullest rank, by share: device groups differ in size. */
+static int32_t fullest_stage(const struct hlm_plan *plan)
 {
-    const struct hlm_stage_memory *fullest = &prediction->memory[0];
-    for (int32_t i = 1; i < prediction->num_memory; i++) {
-        const struct hlm_stage_memory *stage = &prediction->memory[i];
-        /* Fullest by share: device groups differ in size. */
-        if ((double)stage->peak_bytes / (double)stage->limit_bytes >
-            (double)fullest->peak_bytes / (double)fullest->limit_bytes) {
-            fullest = stage;
+    int32_t fullest = 0;
+    double most_frac = 0.0;
+    for (int32_t s = 0; s < plan->num_stages; s++) {
+        const double frac = (double)hlm_plan_rank_peak_bytes(plan, plan->stages[s].rank_group) /
+                            (double)plan->prediction.memory[s].limit_bytes;
+        if (frac > most_frac) {
+            most_frac = frac;
+            fullest = s;
         }
     }
     return fullest;
@@ -123,11 +125,14 @@ void hlm_view_summary(FILE *out, struct hlm_arena *arena, const struct hlm_plan 
     print_line(out, "strategy", hlm_view_strategy(arena, strategy));
     print_line(out, "recompute", hlm_view_recompute(arena, plan->stages, plan->num_stages));
     print_rates(out, arena, plan);
-    const struct hlm_stage_memory *fullest = fullest_stage(&plan->prediction);
-    print_line(out, "memory",
-               hlm_arena_printf(arena, "%s of %s on stage %d, the fullest",
-                                hlm_fmt_bytes((double)fullest->peak_bytes).text,
-                                hlm_fmt_bytes((double)fullest->limit_bytes).text, fullest->stage));
+    const int32_t fullest = fullest_stage(plan);
+    const int64_t peak_bytes = hlm_plan_rank_peak_bytes(plan, plan->stages[fullest].rank_group);
+    print_line(
+        out, "memory",
+        hlm_arena_printf(arena, "%s of %s on %sstage %d, the fullest",
+                         hlm_fmt_bytes((double)peak_bytes).text,
+                         hlm_fmt_bytes((double)plan->prediction.memory[fullest].limit_bytes).text,
+                         strategy->vpp > 1 ? "the rank of " : "", fullest));
     const char *refusal = hlm_lowering_refusal(&plan->model, strategy);
     if (refusal != NULL) {
         print_line(out, "run", hlm_arena_printf(arena, "priced only: %s", refusal));

@@ -84,7 +84,7 @@ static double op_collective_s(const struct pass_walk *walk, const struct hlm_op 
 {
     const struct hlm_pricer *pricer = walk->pricer;
     const struct hlm_group_shape shape =
-        hlm_layout_shape(pricer->strategy, op->group, pricer->cluster, 0);
+        hlm_layout_shape(pricer->strategy, op->group, pricer->cluster, pricer->stage);
     if (op->group == HLM_GROUP_EP &&
         hlm_lowering_framework(pricer->strategy->lowering)->sends_rows_once) {
         return hlm_collective_dispatch_seconds(pricer->cluster, pricer->device_group, op->bytes,
@@ -96,7 +96,9 @@ static double op_collective_s(const struct pass_walk *walk, const struct hlm_op 
 
 static void walk_collective(struct pass_walk *walk, const struct hlm_op *op)
 {
-    const enum hlm_part part = op->group == HLM_GROUP_EP ? HLM_PART_EP_COMM : HLM_PART_TP_COMM;
+    const enum hlm_part part = op->group == HLM_GROUP_EP   ? HLM_PART_EP_COMM
+                               : op->group == HLM_GROUP_CP ? HLM_PART_CP_COMM
+                                                           : HLM_PART_TP_COMM;
     const double seconds = op_collective_s(walk, op);
     walk_expose_hidden(walk); /* collectives of one stream run one behind the other */
     if (op->overlaps_next) {
@@ -109,17 +111,18 @@ static void walk_collective(struct pass_walk *walk, const struct hlm_op *op)
     walk->now_s += seconds;
 }
 
-/* Keys and values pass round the cp group beside attention, in the backward with their gradients.
- */
+/* Ring attention: keys and values pass round the cp group beside attention, in the backward with
+ * their gradients. Other forms have collectives of their own in the list. */
 static void walk_ring(struct pass_walk *walk, const struct hlm_op *op, double attention_s)
 {
     const bool backward = op->kind == HLM_OP_ATTENTION_BWD;
-    if (op->context_ranks <= 1 || (op->kind != HLM_OP_ATTENTION_FWD && !backward)) {
+    if (op->context_ranks <= 1 || (op->kind != HLM_OP_ATTENTION_FWD && !backward) ||
+        hlm_op_gathers_context(op)) {
         return;
     }
     const struct hlm_pricer *pricer = walk->pricer;
     const struct hlm_group_shape shape =
-        hlm_layout_shape(pricer->strategy, HLM_GROUP_CP, pricer->cluster, 0);
+        hlm_layout_shape(pricer->strategy, HLM_GROUP_CP, pricer->cluster, pricer->stage);
     const double bytes = (double)op->batch * (double)op->seq_len * (double)op->kv_heads *
                          (double)(op->head_dim + op->v_head_dim) * hlm_dtype_bytes(op->dtype);
     const double round_s =
@@ -174,18 +177,6 @@ static int64_t align_bytes(double bytes)
     return (whole + HLM_ALIGNMENT_BYTES - 1) / HLM_ALIGNMENT_BYTES * HLM_ALIGNMENT_BYTES;
 }
 
-int64_t hlm_block_slot_bytes(const struct hlm_block *block, const struct hlm_block_memory *memory)
-{
-    int64_t bytes = memory->stash_bytes + memory->input_bytes;
-    for (int32_t i = 0; i < block->num_tensors; i++) {
-        const enum hlm_tensor_role role = block->tensors[i].role;
-        if (role == HLM_TENSOR_TOKENS || role == HLM_TENSOR_TARGETS || role == HLM_TENSOR_PIXELS) {
-            bytes += align_bytes(hlm_tensor_bytes(&block->tensors[i]));
-        }
-    }
-    return bytes;
-}
-
 static void add_exposed(struct hlm_pass_cost *pass, double comm_s)
 {
     const double exposed_s = hlm_dp_exposed_s(pass->seconds, comm_s);
@@ -206,6 +197,7 @@ static void share_block(const struct hlm_pricer *pricer, struct hlm_block_cost *
     const struct hlm_dp_slab slab = {.strategy = strategy,
                                      .cluster = pricer->cluster,
                                      .device_group = pricer->device_group,
+                                     .stage = pricer->stage,
                                      .num_elements = out->num_elements,
                                      .num_expert_elements = out->num_expert_elements};
     const double reduce_s = hlm_dp_reduce_s(&slab);
@@ -250,7 +242,7 @@ static void price_block(struct hlm_arena *arena, const struct hlm_pricer *pricer
     out->weight_grad = price_pass(pricer, block->backward, block->num_backward, weight, &unused);
 
     struct hlm_block_memory memory;
-    hlm_block_memory(arena, block, &memory);
+    hlm_block_memory_of(arena, block, hlm_schedule_splits(pricer->strategy->schedule), &memory);
     out->slot_bytes = hlm_block_slot_bytes(block, &memory);
     out->output_bytes = memory.output_bytes;
     out->transient_bytes = memory.forward_transient_bytes > memory.backward_transient_bytes
@@ -320,8 +312,9 @@ static enum hlm_status price_kind(struct hlm_arena *arena, struct hlm_pricer *pr
     const struct hlm_lowering_input input = {.model = pricer->model,
                                              .strategy = pricer->strategy,
                                              .backend = device->backend,
-                                             .last_stage_copy = pricer->model->tied_embeddings &&
-                                                                pricer->strategy->pp > 1};
+                                             .last_stage_copy =
+                                                 pricer->model->tied_embeddings &&
+                                                 hlm_layout_ends_apart(pricer->strategy)};
     const bool layer = kind == HLM_BLOCK_DENSE || kind == HLM_BLOCK_MOE;
     for (int32_t mode = 0; mode < (layer ? HLM_NUM_RECOMPUTES : 1); mode++) {
         const struct hlm_arena_mark mark = hlm_arena_mark(arena);
@@ -334,16 +327,25 @@ static enum hlm_status price_kind(struct hlm_arena *arena, struct hlm_pricer *pr
     return HLM_OK;
 }
 
+/* The first stage on the device group whose ranks see the strategy so. */
+static int32_t stage_of_group(const struct hlm_strategy *strategy,
+                              const struct hlm_cluster *cluster, int32_t device_group)
+{
+    for (int32_t pp = 0; strategy->places != NULL && pp < strategy->pp; pp++) {
+        if (strategy->places[pp].tp == strategy->tp &&
+            hlm_layout_device_group(strategy, cluster, pp) == device_group) {
+            return pp;
+        }
+    }
+    return 0;
+}
+
 enum hlm_status hlm_pricer_init(struct hlm_arena *arena, const struct hlm_model *model,
                                 const struct hlm_strategy *strategy,
                                 const struct hlm_cluster *cluster, int32_t device_group,
                                 struct hlm_pricer *out, struct hlm_err *err)
 {
     HLM_TRY(hlm_strategy_check(strategy, model, err));
-    if (strategy->vpp > 1) {
-        return hlm_fail(err, HLM_NO, "%s with vpp = %d: ranks with several stages are not priced",
-                        hlm_schedule_texts[strategy->schedule], strategy->vpp);
-    }
     const struct hlm_device *device = &cluster->groups[device_group].device;
     if (hlm_device_dtype(device, strategy->dtype) == NULL) {
         return hlm_fail(err, HLM_NO, "device %s has no %s", device->name,
@@ -353,6 +355,7 @@ enum hlm_status hlm_pricer_init(struct hlm_arena *arena, const struct hlm_model 
                                .strategy = strategy,
                                .cluster = cluster,
                                .device_group = device_group,
+                               .stage = stage_of_group(strategy, cluster, device_group),
                                .limit_bytes = device->memory_bytes,
                                .fixed_bytes = device->fixed_memory_bytes};
     for (int32_t kind = 0; kind < HLM_NUM_BLOCKS; kind++) {
@@ -539,10 +542,12 @@ void hlm_stage_cost(const struct hlm_pricer *pricer, const struct hlm_stage_shap
     hlm_memory_static(pricer->strategy, out->num_elements, out->num_expert_elements,
                       out->static_bytes);
     const int64_t boundary = align_bytes((double)pricer->boundary_bytes);
+    const bool split = hlm_schedule_splits(pricer->strategy->schedule);
     if (pricer->strategy->lowering == HLM_LOWERING_HLMPLAN) {
-        out->slot_bytes += (shape->head ? 0 : boundary) + (shape->stage > 0 ? boundary : 0);
+        out->slot_bytes +=
+            (shape->head ? 0 : boundary) + (shape->stage > 0 && !split ? boundary : 0);
     }
-    out->transient_bytes += 2 * boundary;
+    out->transient_bytes += split ? 0 : 2 * boundary;
 }
 
 void hlm_stage_memory(const struct hlm_pricer *pricer, const struct hlm_stage_shape *shape,
@@ -575,19 +580,36 @@ static double shared_rate(const struct hlm_device_group *group, const struct hlm
                 group->nic_bandwidth_bytes_per_s * cards / (double)sharing);
 }
 
+/* What one rank of the busier side of a boundary sends or receives. */
+static double message_bytes(const struct hlm_pricer *pricer, int32_t from, int32_t to)
+{
+    const struct hlm_strategy a = hlm_strategy_at(pricer->strategy, from);
+    const struct hlm_strategy b = hlm_strategy_at(pricer->strategy, to);
+    const int32_t most = a.tp > b.tp ? a.tp : b.tp, least = a.tp < b.tp ? a.tp : b.tp;
+    const double bytes = (double)pricer->boundary_bytes;
+    return a.sp || b.sp ? bytes * (pricer->strategy->sp ? pricer->strategy->tp : 1) / least
+                        : bytes * most / least;
+}
+
 double hlm_stage_send_s(const struct hlm_pricer *pricer, int32_t stage, bool *out_both_sides)
 {
     const struct hlm_strategy *strategy = pricer->strategy;
+    const int32_t from = hlm_layout_stage_rank(strategy, stage);
+    const int32_t to = hlm_layout_stage_rank(strategy, stage + 1);
+    *out_both_sides = false;
+    if (from == to) {
+        return 0.0;
+    }
     int32_t sharing = 1;
     const struct hlm_link *link = hlm_layout_stage_link(strategy, pricer->cluster, stage, &sharing);
     *out_both_sides = link->needs_both_sides;
     const struct hlm_device_group *group =
         &pricer->cluster->groups[hlm_layout_device_group(strategy, pricer->cluster, stage)];
-    double bytes = (double)pricer->boundary_bytes, gather_s = 0.0;
+    double bytes = message_bytes(pricer, from, to), gather_s = 0.0;
     if (hlm_lowering_framework(strategy->lowering)->splits_messages && strategy->tp > 1 &&
         !strategy->sp) {
         gather_s = slab_collective_s(pricer, HLM_GROUP_TP, HLM_ALL_GATHER, pricer->boundary_bytes,
-                                     1.0, stage + 1);
+                                     1.0, stage);
         bytes /= (double)strategy->tp;
     }
     /* Slowed down by what the others take: the link's curve at as many bytes. */
@@ -597,17 +619,62 @@ double hlm_stage_send_s(const struct hlm_pricer *pricer, int32_t stage, bool *ou
     return hlm_link_seconds(link, bytes * slowdown) + gather_s;
 }
 
-double hlm_stage_sync_s(const struct hlm_pricer *pricer)
+/* The sum of one double over all ranks. */
+static double norm_sum_s(const struct hlm_pricer *pricer)
 {
     const struct hlm_strategy *strategy = pricer->strategy;
-    double seconds =
-        hlm_lowering_framework(strategy->lowering)->step_host_s +
-        slab_collective_s(pricer, HLM_GROUP_WORLD, HLM_ALL_REDUCE, 1, sizeof(double), 0);
-    if (pricer->model->tied_embeddings && strategy->pp > 1) {
-        const int64_t rows = hlm_model_padded_vocab(pricer->model, strategy->tp) / strategy->tp;
-        seconds += slab_collective_s(pricer, HLM_GROUP_EMBEDDING, HLM_ALL_REDUCE,
-                                     rows * pricer->model->hidden_size,
-                                     hlm_dtype_bytes(strategy->grad_dtype), 0);
+    const struct hlm_cluster *cluster = pricer->cluster;
+    double slowest_s = 0.0, between_s = 0.0;
+    int32_t last = -1;
+    for (int32_t pp = 0; pp < strategy->pp; pp++) {
+        const int32_t group = hlm_layout_device_group(strategy, cluster, pp);
+        if (group == last) {
+            continue;
+        }
+        const struct hlm_group_shape shape =
+            hlm_layout_shape(strategy, HLM_GROUP_WORLD, cluster, pp);
+        slowest_s = fmax(slowest_s, hlm_collective_seconds(cluster, group, HLM_ALL_REDUCE,
+                                                           sizeof(double), shape));
+        if (last >= 0) {
+            const struct hlm_link *link = hlm_cluster_inter_link(cluster, last, group);
+            between_s = fmax(between_s, 2.0 * hlm_link_seconds(link, sizeof(double)));
+        }
+        last = group;
     }
-    return seconds;
+    return slowest_s + between_s;
+}
+
+/* Both copies of the tied table get the sum of their gradients: a ring of two. */
+static double tied_sum_s(const struct hlm_pricer *pricer)
+{
+    const struct hlm_strategy *strategy = pricer->strategy;
+    const int32_t last_stage = strategy->pp * strategy->vpp - 1;
+    if (!pricer->model->tied_embeddings || hlm_layout_stage_rank(strategy, last_stage) == 0) {
+        return 0.0;
+    }
+    const int32_t first = hlm_layout_device_group(strategy, pricer->cluster, 0);
+    const int32_t last = hlm_layout_device_group(strategy, pricer->cluster, last_stage);
+    const int32_t tp = hlm_strategy_at(strategy, 0).tp;
+    const int64_t rows = hlm_model_padded_vocab(pricer->model, tp) / tp;
+    const int64_t count = rows * pricer->model->hidden_size;
+    const double element_bytes = hlm_dtype_bytes(strategy->grad_dtype);
+    if (first == last) {
+        return slab_collective_s(pricer, HLM_GROUP_EMBEDDING, HLM_ALL_REDUCE, count, element_bytes,
+                                 0);
+    }
+    const struct hlm_link *link = hlm_cluster_inter_link(pricer->cluster, first, last);
+    const struct hlm_group_shape tp_shape =
+        hlm_layout_shape(strategy, HLM_GROUP_TP, pricer->cluster, 0);
+    const int32_t sharing = tp_shape.groups_per_node * tp_shape.ranks_per_node;
+    const struct hlm_device_group *group = &pricer->cluster->groups[first];
+    const double slowdown = link->bandwidth_bytes_per_s > 0.0
+                                ? link->bandwidth_bytes_per_s / shared_rate(group, link, sharing)
+                                : (double)sharing;
+    return 2.0 * hlm_link_seconds(link, (double)count / 2.0 * element_bytes * slowdown);
+}
+
+double hlm_stage_sync_s(const struct hlm_pricer *pricer)
+{
+    return hlm_lowering_framework(pricer->strategy->lowering)->step_host_s + norm_sum_s(pricer) +
+           tied_sum_s(pricer);
 }

@@ -52,7 +52,7 @@ struct hlm_pass_cost {
 struct hlm_block_cost {
     struct hlm_pass_cost forward, backward, input_grad,
         weight_grad;    /* backward: I and W in list order */
-    int64_t slot_bytes; /* per microbatch in flight: stash, kept input, data */
+    int64_t slot_bytes; /* per microbatch in flight: hlm_block_slot_bytes */
     int64_t output_bytes;
     int64_t transient_bytes;                   /* more of the two passes */
     int64_t num_elements, num_expert_elements; /* parameters of this rank */
@@ -67,22 +67,20 @@ struct hlm_pricer {
     const struct hlm_strategy *strategy;
     const struct hlm_cluster *cluster;
     int32_t device_group;
+    int32_t stage; /* one whose ranks are of the group: how groups of ranks lie on nodes */
     bool has_kind[HLM_NUM_BLOCKS];
     struct hlm_block_cost blocks[HLM_NUM_BLOCKS][HLM_NUM_RECOMPUTES];
     int64_t boundary_bytes; /* activation of one microbatch between stages, per rank */
     int64_t limit_bytes, fixed_bytes;
 };
 
-/* Bytes of one block per microbatch in flight: stash, its input, its data (tokens, targets,
- * pixels). */
-int64_t hlm_block_slot_bytes(const struct hlm_block *block, const struct hlm_block_memory *memory);
-
 /* Bytes that one AdamW update moves per parameter: gradient, two moments twice, master copy (or
  * parameter) twice, and the parameter once where it is not the master. fp32: 28; bf16 with fp32
  * gradients: 30. */
 double hlm_adamw_bytes_per_element(const struct hlm_strategy *strategy);
 
-/* HLM_NO: the strategy is not legal here, or the device lacks the dtype; the message says which. */
+/* HLM_NO: the strategy is not legal here, or the device lacks the dtype; the message says which.
+ * `strategy` as the ranks of the device group see it (hlm_strategy_at). */
 HLM_MUST_CHECK enum hlm_status
 hlm_pricer_init(struct hlm_arena *arena, const struct hlm_model *model,
                 const struct hlm_strategy *strategy, const struct hlm_cluster *cluster,
@@ -108,8 +106,11 @@ struct hlm_stage_cost {
 };
 
 /* Exactly the sizes that the executor allocates (set hlmplan): per slot each block's slot_bytes,
- * the stage's output (unless it has the head) and, on stages behind the first, the gradient that is
- * sent back; transient: two boundary gradients and the largest block transient. */
+ * the stage's output, in whose place its gradient comes back (unless the stage has the head), and,
+ * on stages behind the first, the gradient that is sent back (part of the first block's slot_bytes
+ * where the schedule splits the backward); transient: two boundary gradients, where the backward is
+ * not split, and the largest block transient. A rank with several stages has the static bytes and
+ * slots of all of them and the largest transient. */
 void hlm_stage_cost(const struct hlm_pricer *pricer, const struct hlm_stage_shape *shape,
                     struct hlm_stage_cost *out);
 
@@ -119,11 +120,14 @@ void hlm_stage_memory(const struct hlm_pricer *pricer, const struct hlm_stage_sh
                       struct hlm_stage_memory *out);
 
 /* One message of the boundary between stage and stage + 1 (both directions cost the same), and
- * whether it needs both sides. */
+ * whether it needs both sides. 0 between stages of one rank. Where tp differs, ranks of the side
+ * with fewer of them send to, or receive from, several of the other one after the other; with sp
+ * each of these messages is a part. */
 double hlm_stage_send_s(const struct hlm_pricer *pricer, int32_t stage, bool *out_both_sides);
 
 /* Where all ranks meet at the end of a step: the tied-embedding reduction between first and last
- * stage (pp > 1) and the gradient norm's scalar all-reduce over all ranks. */
+ * stage (when different ranks have them) and the gradient norm's scalar all-reduce over all ranks;
+ * over several device groups: over the slowest, and up and down the links between them. */
 double hlm_stage_sync_s(const struct hlm_pricer *pricer);
 
 #endif

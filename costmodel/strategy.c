@@ -11,6 +11,7 @@
 const char *const hlm_schedule_texts[] = {HLM_SCHEDULE_MAP(X) NULL};
 const char *const hlm_recompute_texts[] = {HLM_RECOMPUTE_MAP(X) NULL};
 const char *const hlm_lowering_texts[] = {HLM_LOWERING_MAP(X) NULL};
+const char *const hlm_cp_form_texts[] = {HLM_CP_FORM_MAP(X) NULL};
 #undef X
 
 struct hlm_schedule_chunks hlm_schedule_chunks(enum hlm_schedule_kind kind)
@@ -29,7 +30,7 @@ struct hlm_schedule_chunks hlm_schedule_chunks(enum hlm_schedule_kind kind)
 bool hlm_schedule_splits(enum hlm_schedule_kind kind)
 {
     static const bool splits[HLM_NUM_SCHEDULES] = {
-        [HLM_SCHEDULE_ZB_H1] = true, [HLM_SCHEDULE_ZB_H2] = true,  [HLM_SCHEDULE_ZB_V] = true,
+        [HLM_SCHEDULE_ZB_H1] = true,  [HLM_SCHEDULE_ZB_H2] = true, [HLM_SCHEDULE_ZB_V] = true,
         [HLM_SCHEDULE_V_HALF] = true, [HLM_SCHEDULE_V_MIN] = true, [HLM_SCHEDULE_DUALPIPE_V] = true,
     };
     HLM_ASSERT((unsigned)kind < HLM_NUM_SCHEDULES);
@@ -81,6 +82,10 @@ static const struct hlm_json_field fields[] = {
             "Format of the optimizer's copy of the parameters, where dtype is not fp32.")},
     {CHOICE(lowering, hlm_lowering_texts, HLM_LOWERING_HLMPLAN,
             "Framework whose operators are priced.")},
+    {CHOICE(cp_form, hlm_cp_form_texts, HLM_CP_FORM_AUTO,
+            "How attention meets the keys and values of the other cp ranks; auto: allgather in set "
+            "hlmplan, else ring."),
+     .flags = HLM_FIELD_OMIT_DEFAULT},
     {.name = NULL},
 };
 
@@ -97,6 +102,14 @@ int64_t hlm_strategy_world_size(const struct hlm_strategy *strategy)
         }
     }
     return replicas * tp;
+}
+
+enum hlm_cp_form hlm_strategy_cp_form(const struct hlm_strategy *strategy)
+{
+    if (strategy->cp_form != HLM_CP_FORM_AUTO) {
+        return strategy->cp_form;
+    }
+    return strategy->lowering == HLM_LOWERING_HLMPLAN ? HLM_CP_FORM_ALLGATHER : HLM_CP_FORM_RING;
 }
 
 struct hlm_strategy hlm_strategy_at(const struct hlm_strategy *strategy, int32_t pp)
@@ -267,6 +280,17 @@ static enum hlm_status check_tp(const struct hlm_strategy *strategy, const struc
     return must_divide(tp, (struct count){"num_kv_heads", model->num_kv_heads}, err);
 }
 
+static enum hlm_status check_cp(const struct hlm_strategy *strategy, const struct hlm_model *model,
+                                struct hlm_err *err)
+{
+    if (strategy->cp == 1 || hlm_strategy_cp_form(strategy) != HLM_CP_FORM_ULYSSES) {
+        return HLM_OK;
+    }
+    const struct count ranks = {"tp * cp (with ulysses)", (int64_t)strategy->tp * strategy->cp};
+    HLM_TRY(must_divide(ranks, (struct count){"num_heads", model->num_heads}, err));
+    return must_divide(ranks, (struct count){"num_kv_heads", model->num_kv_heads}, err);
+}
+
 static enum hlm_status check_sp(const struct hlm_strategy *strategy, const struct hlm_model *model,
                                 struct hlm_err *err)
 {
@@ -371,7 +395,7 @@ enum hlm_status hlm_strategy_check(const struct hlm_strategy *strategy,
 {
     static enum hlm_status (*const rules[])(const struct hlm_strategy *, const struct hlm_model *,
                                             struct hlm_err *) = {
-        check_positive, check_size, check_batch,  check_seq_len, check_tp,
+        check_positive, check_size, check_batch,  check_seq_len, check_tp,   check_cp,
         check_sp,       check_pp,   check_places, check_experts, check_zero,
     };
     for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {

@@ -65,6 +65,23 @@ enum hlm_lowering {
 };
 extern const char *const hlm_lowering_texts[];
 
+/* How attention meets the keys and values of the other ranks of the cp group:
+ *   allgather  all are gathered in front of it, and their gradients reduce-scattered behind its
+ *              backward (Dubey et al. 2024, arXiv 2407.21783, section 3.3.2); our executor's
+ *   ring       they pass round the group beside it (Liu et al. 2023, arXiv 2310.01889)
+ *   ulysses    all-to-alls change a part of all heads for all of some heads, in front of it and
+ *              behind it (Jacobs et al. 2023, arXiv 2309.14509)
+ *   auto       allgather in set hlmplan, ring in the others */
+#define HLM_CP_FORM_MAP(X)                                                                         \
+    X(AUTO, "auto") X(ALLGATHER, "allgather") X(RING, "ring") X(ULYSSES, "ulysses")
+enum hlm_cp_form {
+#define X(name, text) HLM_CP_FORM_##name,
+    HLM_CP_FORM_MAP(X)
+#undef X
+        HLM_NUM_CP_FORMS
+};
+extern const char *const hlm_cp_form_texts[];
+
 /* Where one pipeline rank stands when they are not all alike (mixed clusters): its own tensor
  * parallelism, its first rank, and the device that this one runs on; its other ranks follow. */
 struct hlm_rank_place {
@@ -83,6 +100,7 @@ struct hlm_strategy {
     int64_t seq_len;                                              /* tokens */
     enum hlm_dtype dtype, grad_dtype, master_dtype;
     enum hlm_lowering lowering;
+    enum hlm_cp_form cp_form;
     /* [pp], or NULL: every pipeline rank has tp, and rank r runs on device r. Not in files: a
      * plan's stages say it. */
     const struct hlm_rank_place *places;
@@ -91,6 +109,9 @@ extern const struct hlm_json_table hlm_strategy_table;
 
 /* dp * tp * pp * cp; with places the sum over pipeline ranks. */
 int64_t hlm_strategy_world_size(const struct hlm_strategy *strategy);
+
+/* The form of context parallelism, never AUTO. */
+enum hlm_cp_form hlm_strategy_cp_form(const struct hlm_strategy *strategy);
 
 /* The strategy as the ranks of pipeline rank `pp` see it: tp is theirs (and sp off where it is 1).
  * What a stage costs and runs is a function of this one. */
@@ -101,7 +122,8 @@ struct hlm_strategy hlm_strategy_at(const struct hlm_strategy *strategy, int32_t
  * divide num_heads = 12"). Rules: tp divides num_heads, ffn_size, and num_kv_heads (or is a
  * multiple of it: then kv heads are replicated); pp <= num_layers + 2 (embedding and head are
  * blocks too); vpp within hlm_schedule_chunks; experts with tp > 1 need sp, etp is 1 or tp;
- * sp needs tp > 1 and tp divides microbatch tokens; ep divides num_experts and dp * cp * tp; batch
+ * sp needs tp > 1 and tp divides microbatch tokens; cp divides seq_len, with ulysses tp * cp
+ * divides num_heads and num_kv_heads; ep divides num_experts and dp * cp * tp; batch
  * = dp * microbatch_size * num_microbatches; with places, tp of neighbours divide one another, and
  * tied embeddings need one tp at both ends; zero in 0..3; seq_len within learned positions; at
  * most 2^30 ranks, 2^32 tokens a microbatch and pp * vpp * num_microbatches of 2^22; ...

@@ -1,31 +1,79 @@
 #include "planner/column_placement.h"
 
 #include <math.h>
+#include <string.h>
 
 static const enum hlm_block_kind layer_blocks[HLM_NUM_LAYER_KINDS] = {HLM_BLOCK_DENSE,
                                                                       HLM_BLOCK_MOE};
 
-/* --- pricers --- */
+/* --- what columns share --- */
 
-struct pricer_key {
-    int64_t microbatch_size;
-    int32_t tp, ep, etp;
-    bool sp, one_stage;
-    struct hlm_group_shape tp_shape, ep_shape;
+enum { NUM_KEY_FIELDS = 32, NUM_BUCKETS = 4096 };
+
+/* Whatever a shared thing depends on, number by number. */
+struct key {
+    int64_t fields[NUM_KEY_FIELDS];
+    int32_t num;
 };
 
+static void key_add(struct key *key, int64_t field)
+{
+    HLM_ASSERT(key->num < NUM_KEY_FIELDS);
+    key->fields[key->num++] = field;
+}
+
+static void key_add_shape(struct key *key, const struct hlm_group_shape *shape)
+{
+    key_add(key, shape->num_ranks);
+    key_add(key, shape->num_nodes);
+    key_add(key, shape->ranks_per_node);
+    key_add(key, shape->groups_per_node);
+}
+
+static bool same_key(const struct key *a, const struct key *b)
+{
+    return memcmp(a->fields, b->fields, sizeof(a->fields)) == 0;
+}
+
+static uint32_t bucket_of(const struct key *key)
+{
+    uint64_t hash = 14695981039346656037ULL; /* FNV-1a, by fields */
+    for (int32_t i = 0; i < key->num; i++) {
+        hash = (hash ^ (uint64_t)key->fields[i]) * 1099511628211ULL;
+    }
+    return (uint32_t)((hash ^ (hash >> 29)) % NUM_BUCKETS);
+}
+
 struct cached_pricer {
-    struct pricer_key key;
+    struct key key;
     const struct hlm_pricer *pricer; /* NULL: the cost model refuses */
     const struct hlm_err *why;
     const struct cached_pricer *older;
+};
+
+/* A schedule, and its rows at one reference. */
+struct cached_rows {
+    struct key key;
+    const struct hlm_path_row *rows;
+    const struct cached_rows *older;
+};
+struct cached_schedule {
+    struct key key;
+    const struct hlm_sim_order *order;
+    const struct hlm_rank_held *held;
+    /* Microbatches held of a layer: the least of any rank on the mean of its stages, the most of
+     * any stage, and how many layers' worth ranks may fall short of the mean in all. */
+    double mean_held, most_held, short_held;
+    const struct cached_rows *rows;
+    struct cached_schedule *older;
 };
 
 struct hlm_pricer_cache {
     struct hlm_arena *arena;
     const struct hlm_search_problem *problem;
     const uint8_t *layer_kinds;
-    const struct cached_pricer *newest;
+    const struct cached_pricer *pricers[NUM_BUCKETS];
+    struct cached_schedule *schedules[NUM_BUCKETS];
 };
 
 struct hlm_pricer_cache *hlm_pricer_cache_new(struct hlm_arena *arena,
@@ -36,46 +84,53 @@ struct hlm_pricer_cache *hlm_pricer_cache_new(struct hlm_arena *arena,
     for (int32_t layer = 0; layer < problem->model->num_layers; layer++) {
         kinds[layer] = hlm_model_is_moe_layer(problem->model, layer) ? 1 : 0;
     }
-    *cache = (struct hlm_pricer_cache){.arena = arena, .problem = problem, .layer_kinds = kinds};
+    cache->arena = arena;
+    cache->problem = problem;
+    cache->layer_kinds = kinds;
     return cache;
 }
 
-static struct pricer_key make_key(const struct hlm_pricer_cache *cache,
-                                  const struct hlm_strategy *strategy)
+static void add_group(struct key *key, const struct hlm_pricer_cache *cache,
+                      const struct hlm_strategy *strategy, enum hlm_group group)
 {
-    const struct hlm_cluster *cluster = cache->problem->cluster;
-    return (struct pricer_key){.microbatch_size = strategy->microbatch_size,
-                               .tp = strategy->tp,
-                               .ep = strategy->ep,
-                               .etp = strategy->etp,
-                               .sp = strategy->sp,
-                               .one_stage = strategy->pp == 1,
-                               .tp_shape = hlm_layout_shape(strategy, HLM_GROUP_TP, cluster, 0),
-                               .ep_shape = hlm_layout_shape(strategy, HLM_GROUP_EP, cluster, 0)};
+    const struct hlm_group_shape shape =
+        hlm_layout_shape(strategy, group, cache->problem->cluster, 0);
+    key_add_shape(key, &shape);
 }
 
-static bool same_shape(const struct hlm_group_shape *a, const struct hlm_group_shape *b)
+static struct key pricer_key(const struct hlm_pricer_cache *cache,
+                             const struct hlm_strategy *strategy)
 {
-    return a->num_ranks == b->num_ranks && a->num_nodes == b->num_nodes &&
-           a->ranks_per_node == b->ranks_per_node && a->groups_per_node == b->groups_per_node;
-}
-
-static bool same_key(const struct pricer_key *a, const struct pricer_key *b)
-{
-    return a->microbatch_size == b->microbatch_size && a->tp == b->tp && a->ep == b->ep &&
-           a->etp == b->etp && a->sp == b->sp && a->one_stage == b->one_stage &&
-           same_shape(&a->tp_shape, &b->tp_shape) && same_shape(&a->ep_shape, &b->ep_shape);
+    struct key key = {.num = 0};
+    key_add(&key, strategy->microbatch_size);
+    key_add(&key, strategy->tp);
+    key_add(&key, strategy->cp);
+    key_add(&key, strategy->ep);
+    key_add(&key, strategy->etp);
+    key_add(&key, (strategy->sp ? 1 : 0) + (hlm_schedule_splits(strategy->schedule) ? 2 : 0) +
+                      (hlm_layout_ends_apart(strategy) ? 4 : 0));
+    add_group(&key, cache, strategy, HLM_GROUP_TP);
+    add_group(&key, cache, strategy, HLM_GROUP_EP);
+    add_group(&key, cache, strategy, HLM_GROUP_CP);
+    if (strategy->zero >= 2) {
+        key_add(&key, strategy->zero);
+        key_add(&key, strategy->dp);
+        add_group(&key, cache, strategy, HLM_GROUP_DP);
+        add_group(&key, cache, strategy, HLM_GROUP_EDP);
+    }
+    return key;
 }
 
 static const struct cached_pricer *make_pricer(struct hlm_pricer_cache *cache,
                                                const struct hlm_strategy *strategy,
-                                               const struct pricer_key *key)
+                                               const struct key *key)
 {
     struct cached_pricer *made = HLM_ARENA_NEW(cache->arena, struct cached_pricer);
     struct hlm_pricer *pricer = HLM_ARENA_NEW(cache->arena, struct hlm_pricer);
     struct hlm_err why = {0};
+    const uint32_t bucket = bucket_of(key);
     made->key = *key;
-    made->older = cache->newest;
+    made->older = cache->pricers[bucket];
     const int32_t group = hlm_layout_device_group(strategy, cache->problem->cluster, 0);
     if (hlm_pricer_init(cache->arena, cache->problem->model, strategy, cache->problem->cluster,
                         group, pricer, &why) == HLM_OK) {
@@ -83,20 +138,217 @@ static const struct cached_pricer *make_pricer(struct hlm_pricer_cache *cache,
     } else {
         made->why = hlm_arena_memdup(cache->arena, &why, sizeof(why));
     }
-    cache->newest = made;
+    cache->pricers[bucket] = made;
     return made;
 }
 
 static const struct cached_pricer *find_pricer(struct hlm_pricer_cache *cache,
                                                const struct hlm_strategy *strategy)
 {
-    const struct pricer_key key = make_key(cache, strategy);
-    for (const struct cached_pricer *at = cache->newest; at != NULL; at = at->older) {
+    const struct key key = pricer_key(cache, strategy);
+    for (const struct cached_pricer *at = cache->pricers[bucket_of(&key)]; at != NULL;
+         at = at->older) {
         if (same_key(&at->key, &key)) {
             return at;
         }
     }
     return make_pricer(cache, strategy, &key);
+}
+
+/* Layers of a rank are spread evenly over its stages: at most one more on some, who may be those
+ * that hold least. */
+static void sum_up_held(struct cached_schedule *made, int32_t num_ranks)
+{
+    made->mean_held = INFINITY;
+    for (int32_t r = 0; r < num_ranks; r++) {
+        const struct hlm_rank_held *held = &made->held[r];
+        const int32_t v = held->num_chunks;
+        double mean = 0.0, short_of = 0.0;
+        for (int32_t row = 0; row < held->num_rows; row++) {
+            double sum = 0.0, less = 0.0;
+            for (int32_t c = 0; c < v; c++) {
+                sum += held->counts[row * v + c];
+                made->most_held = fmax(made->most_held, held->counts[row * v + c]);
+            }
+            for (int32_t c = 0; c < v; c++) {
+                less += fmax(0.0, sum / v - held->counts[row * v + c]);
+            }
+            if (sum / v > mean) {
+                mean = sum / v;
+                short_of = less;
+            }
+        }
+        made->mean_held = fmin(made->mean_held, mean);
+        made->short_held += short_of;
+    }
+}
+
+static struct cached_schedule *make_schedule(struct hlm_pricer_cache *cache,
+                                             const struct hlm_strategy *strategy,
+                                             const struct key *key)
+{
+    struct cached_schedule *made = HLM_ARENA_NEW(cache->arena, struct cached_schedule);
+    struct hlm_arena *scratch = hlm_arena_new();
+    const struct hlm_schedule *schedule = NULL;
+    struct hlm_err unused; /* columns.c asked before; all builders make progress */
+    HLM_ASSERT(hlm_schedule_build(scratch, strategy->schedule, strategy->pp, strategy->vpp,
+                                  (int32_t)strategy->num_microbatches, &schedule,
+                                  &unused) == HLM_OK);
+    HLM_ASSERT(hlm_sim_order_new(cache->arena, schedule, &made->order, &unused) == HLM_OK);
+    made->held = hlm_schedule_held(cache->arena, schedule);
+    sum_up_held(made, schedule->num_ranks);
+    hlm_arena_free(scratch);
+    made->key = *key;
+    made->older = cache->schedules[bucket_of(key)];
+    cache->schedules[bucket_of(key)] = made;
+    return made;
+}
+
+static struct cached_schedule *find_schedule(struct hlm_pricer_cache *cache,
+                                             const struct hlm_strategy *strategy)
+{
+    struct key key = {.num = 0};
+    key_add(&key, strategy->schedule);
+    key_add(&key, strategy->pp);
+    key_add(&key, strategy->vpp);
+    key_add(&key, strategy->num_microbatches);
+    for (struct cached_schedule *at = cache->schedules[bucket_of(&key)]; at != NULL;
+         at = at->older) {
+        if (same_key(&at->key, &key)) {
+            return at;
+        }
+    }
+    return make_schedule(cache, strategy, &key);
+}
+
+/* A ratio in steps of a quarter of a doubling. */
+static int64_t steps_of(double ratio)
+{
+    return ratio > 0x1p-20 ? (int64_t)lround(4.0 * log2(ratio)) : -80;
+}
+
+static double ratio_of(int64_t steps)
+{
+    return steps <= -80 ? 0.0 : exp2((double)steps / 4.0);
+}
+
+static double *repeat(struct hlm_arena *arena, int32_t num, double value)
+{
+    double *values = HLM_ARENA_ARRAY(arena, double, num);
+    for (int32_t i = 0; i < num; i++) {
+        values[i] = value;
+    }
+    return values;
+}
+
+/* The rows of a schedule whose stages take seconds[kind of action] and transfers transfer_s, all to
+ * the steps of their ratio to the forward. */
+static const struct hlm_path_row *find_rows(struct hlm_pricer_cache *cache,
+                                            struct cached_schedule *schedule,
+                                            const double seconds[HLM_SIM_NUM_KINDS],
+                                            double transfer_s)
+{
+    struct key key = {.num = 0};
+    for (int32_t action = HLM_ACTION_B; action < HLM_SIM_NUM_KINDS; action++) {
+        key_add(&key, steps_of(seconds[action] / seconds[HLM_ACTION_F]));
+    }
+    key_add(&key, steps_of(transfer_s / seconds[HLM_ACTION_F]));
+    for (const struct cached_rows *at = schedule->rows; at != NULL; at = at->older) {
+        if (same_key(&at->key, &key)) {
+            return at->rows;
+        }
+    }
+    struct hlm_arena *scratch = hlm_arena_new();
+    const int32_t n = schedule->order->num_stages;
+    const double *transfers = repeat(scratch, n, ratio_of(key.fields[3]));
+    const struct hlm_sim_costs reference = {
+        .forward_s = repeat(scratch, n, 1.0),
+        .backward_s = repeat(scratch, n, ratio_of(key.fields[0])),
+        .input_grad_s = repeat(scratch, n, ratio_of(key.fields[1])),
+        .weight_grad_s = repeat(scratch, n, ratio_of(key.fields[2])),
+        .send_forward_s = transfers,
+        .send_backward_s = transfers};
+    struct cached_rows *made = HLM_ARENA_NEW(cache->arena, struct cached_rows);
+    *made =
+        (struct cached_rows){.key = key,
+                             .rows = hlm_sim_path_rows(cache->arena, schedule->order, &reference),
+                             .older = schedule->rows};
+    schedule->rows = made;
+    hlm_arena_free(scratch);
+    return made->rows;
+}
+
+/* --- families --- */
+
+/* Least seconds of a microbatch in a block, of the allowed modes: its work (F and B, or I and W
+ * where these take less), and its way down and up (F and B, or I, behind which W need not be waited
+ * for).
+ */
+struct least_block {
+    double work_s, way_s;
+};
+
+static struct least_block least_of(const struct hlm_pricer_cache *cache,
+                                   const struct hlm_pricer *pricer, enum hlm_block_kind kind,
+                                   bool is_layer)
+{
+    const int32_t required = cache->problem->require.recompute;
+    struct least_block least = {INFINITY, INFINITY};
+    for (int32_t mode = 0; mode < (is_layer ? HLM_NUM_RECOMPUTES : 1); mode++) {
+        const struct hlm_block_cost *block = &pricer->blocks[kind][mode];
+        if (!is_layer || required < 0 || required == mode) {
+            const double forward_s = block->forward.seconds, whole_s = block->backward.seconds;
+            const double input_s = block->input_grad.seconds;
+            least.work_s =
+                fmin(least.work_s, forward_s + fmin(whole_s, input_s + block->weight_grad.seconds));
+            least.way_s = fmin(least.way_s, forward_s + fmin(whole_s, input_s));
+        }
+    }
+    return least;
+}
+
+/* Schedules in the shape of a V have both ends of the model on one rank, with nothing to sum up
+ * between them. */
+static double least_sync_s(const struct hlm_pricer *pricer)
+{
+    struct hlm_strategy v_shaped = *pricer->strategy;
+    struct hlm_pricer other = *pricer;
+    v_shaped.schedule = HLM_SCHEDULE_ZB_V;
+    v_shaped.vpp = 2;
+    other.strategy = &v_shaped;
+    return fmin(hlm_stage_sync_s(pricer), hlm_stage_sync_s(&other));
+}
+
+enum hlm_status hlm_family_bound(struct hlm_pricer_cache *cache,
+                                 const struct hlm_strategy *strategy, double *out_s,
+                                 struct hlm_err *err)
+{
+    const struct cached_pricer *cached = find_pricer(cache, strategy);
+    if (cached->pricer == NULL) {
+        *err = *cached->why;
+        return HLM_NO;
+    }
+    struct hlm_pricer pricer = *cached->pricer;
+    pricer.strategy = strategy;
+    const int32_t p = strategy->pp, num_layers = cache->problem->model->num_layers;
+    struct least_block layers[HLM_NUM_LAYER_KINDS] = {{INFINITY, INFINITY}, {INFINITY, INFINITY}};
+    for (int32_t kind = 0; kind < HLM_NUM_LAYER_KINDS; kind++) {
+        if (pricer.has_kind[layer_blocks[kind]]) {
+            layers[kind] = least_of(cache, &pricer, layer_blocks[kind], true);
+        }
+    }
+    const struct least_block first = least_of(cache, &pricer, HLM_BLOCK_EMBEDDING, false);
+    const struct least_block last = least_of(cache, &pricer, HLM_BLOCK_HEAD, false);
+    double work_s = first.work_s + last.work_s, way_s = first.way_s + last.way_s;
+    for (int32_t layer = 0; layer < num_layers; layer++) {
+        work_s += layers[cache->layer_kinds[layer]].work_s;
+        way_s += layers[cache->layer_kinds[layer]].way_s;
+    }
+    const double shortest_s = fmin(layers[0].work_s, layers[1].work_s);
+    const double fullest_s = fmax(work_s / p, (num_layers + p - 1) / p * shortest_s);
+    const double m = (double)strategy->num_microbatches;
+    *out_s = fmax(m * fullest_s, way_s) + least_sync_s(&pricer);
+    return HLM_OK;
 }
 
 /* --- times --- */
@@ -132,6 +384,21 @@ static void add_base_times(const struct hlm_pricer *pricer, enum hlm_block_kind 
     prices->may_be_empty = true;
 }
 
+/* A boundary between the same two ranks costs the same. */
+static void fill_transfers(const struct hlm_column *column, double *transfer_s)
+{
+    const struct hlm_strategy *strategy = &column->strategy;
+    const int32_t n = hlm_column_num_stages(column), period = 2 * strategy->pp;
+    for (int32_t s = 0; s + 1 < n; s++) {
+        if (s >= period) {
+            transfer_s[s] = transfer_s[s - strategy->pp];
+            column->both_sides[s] = column->both_sides[s - strategy->pp];
+        } else {
+            transfer_s[s] = hlm_stage_send_s(&column->pricer, s, &column->both_sides[s]);
+        }
+    }
+}
+
 static const struct hlm_stage_prices *make_stages(struct hlm_arena *arena,
                                                   const struct hlm_pricer *pricer)
 {
@@ -156,28 +423,198 @@ enum hlm_status hlm_column_init(struct hlm_arena *arena, struct hlm_pricer_cache
         *err = *cached->why;
         return HLM_NO;
     }
-    *out = (struct hlm_column){.strategy = *strategy, .pricer = *cached->pricer};
+    *out = (struct hlm_column){.strategy = *strategy,
+                               .pricer = *cached->pricer,
+                               .is_ranked = strategy->schedule != HLM_SCHEDULE_GPIPE &&
+                                            strategy->schedule != HLM_SCHEDULE_1F1B};
     out->pricer.strategy = &out->strategy;
-    const int32_t p = strategy->pp;
-    double *transfer_s = HLM_ARENA_ARRAY(arena, double, p);
-    out->both_sides = HLM_ARENA_ARRAY(arena, bool, p);
-    for (int32_t s = 0; s + 1 < p; s++) {
-        transfer_s[s] = hlm_stage_send_s(&out->pricer, s, &out->both_sides[s]);
-    }
+    const int32_t n = hlm_column_num_stages(out);
+    double *transfer_s = HLM_ARENA_ARRAY(arena, double, n);
+    out->both_sides = HLM_ARENA_ARRAY(arena, bool, n);
     struct hlm_placement *placement = &out->placement;
     *placement = (struct hlm_placement){.schedule = strategy->schedule,
-                                        .num_stages = p,
+                                        .num_stages = n,
                                         .num_layers = problem->model->num_layers,
                                         .num_microbatches = (int32_t)strategy->num_microbatches,
                                         .layer_kinds = cache->layer_kinds,
-                                        .transfer_s = transfer_s,
-                                        .sync_s = hlm_stage_sync_s(&out->pricer)};
-    placement->stages = make_stages(arena, &out->pricer);
+                                        .transfer_s = transfer_s};
     for (int32_t mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
         const int32_t required = problem->require.recompute;
         placement->modes[mode] = required < 0 || required == mode;
     }
+    if (!out->is_ranked) {
+        fill_transfers(out, transfer_s);
+        placement->sync_s = hlm_stage_sync_s(&out->pricer);
+        placement->stages = make_stages(arena, &out->pricer);
+    }
     return HLM_OK;
+}
+
+/* Static bytes of the whole model on the ranks of one pipeline. */
+static int64_t pipeline_static_bytes(const struct hlm_column *column)
+{
+    const struct hlm_pricer *pricer = &column->pricer;
+    int64_t num_elements = 0, num_expert_elements = 0;
+    int32_t counts[HLM_NUM_BLOCKS] = {[HLM_BLOCK_EMBEDDING] = 1, [HLM_BLOCK_HEAD] = 1};
+    for (int32_t layer = 0; layer < column->placement.num_layers; layer++) {
+        counts[layer_blocks[column->placement.layer_kinds[layer]]]++;
+    }
+    for (int32_t kind = 0; kind < HLM_NUM_BLOCKS; kind++) {
+        const struct hlm_block_cost *block = &pricer->blocks[kind][HLM_RECOMPUTE_NONE];
+        num_elements += counts[kind] * block->num_elements;
+        num_expert_elements += counts[kind] * block->num_expert_elements;
+    }
+    int64_t bytes[HLM_NUM_MEMORY_KINDS] = {0}, sum = 0;
+    hlm_memory_static(&column->strategy, num_elements, num_expert_elements, bytes);
+    for (int32_t kind = 0; kind < HLM_NUM_MEMORY_KINDS; kind++) {
+        sum += bytes[kind];
+    }
+    return sum;
+}
+
+static int64_t pipeline_limit_bytes(const struct hlm_column *column)
+{
+    return column->strategy.pp * (column->pricer.limit_bytes - column->pricer.fixed_bytes);
+}
+
+bool hlm_column_may_fit(const struct hlm_column *column)
+{
+    return pipeline_static_bytes(column) <= pipeline_limit_bytes(column);
+}
+
+/* Seconds of a microbatch in a block, and what it keeps of it. */
+struct choice {
+    double seconds, bytes;
+};
+
+static struct choice choice_of(const struct hlm_pricer *pricer, enum hlm_block_kind kind,
+                               int32_t mode)
+{
+    const struct hlm_block_cost *block = &pricer->blocks[kind][mode];
+    double backward_s = block->backward.seconds;
+    if (hlm_schedule_splits(pricer->strategy->schedule)) {
+        backward_s = fmin(backward_s, block->input_grad.seconds + block->weight_grad.seconds);
+    }
+    return (struct choice){block->forward.seconds + backward_s, (double)block->slot_bytes};
+}
+
+/* A way of one layer kind to a mode that keeps less: so much time for so many bytes. */
+struct step {
+    double seconds, bytes;
+    int32_t count;
+};
+
+/* The convex hull of the modes of a kind, from the fastest on: where two steps together beat the
+ * first per byte, the one in the middle is left out. Returns the number of steps. */
+static int32_t hull_steps(const struct hlm_column *column, int32_t kind, int32_t count,
+                          struct choice *fastest, struct step steps[HLM_NUM_RECOMPUTES])
+{
+    struct choice at = {INFINITY, 0.0};
+    struct choice choices[HLM_NUM_RECOMPUTES];
+    int32_t num = 0;
+    for (int32_t mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
+        choices[mode] = choice_of(&column->pricer, layer_blocks[kind], mode);
+        const bool allowed = column->placement.modes[mode];
+        if (allowed && (choices[mode].seconds < at.seconds ||
+                        (choices[mode].seconds == at.seconds && choices[mode].bytes < at.bytes))) {
+            at = choices[mode];
+        }
+    }
+    *fastest = at;
+    for (bool found = true; found;) {
+        struct step best = {.seconds = INFINITY, .bytes = 1.0, .count = count};
+        found = false;
+        for (int32_t mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
+            const struct step step = {choices[mode].seconds - at.seconds,
+                                      at.bytes - choices[mode].bytes, count};
+            if (column->placement.modes[mode] && step.bytes > 0.0 &&
+                step.seconds * best.bytes < best.seconds * step.bytes) {
+                best = step;
+                found = true;
+            }
+        }
+        if (found) {
+            at = (struct choice){at.seconds + best.seconds, at.bytes - best.bytes};
+            steps[num++] = best;
+        }
+    }
+    return num;
+}
+
+/* The hulls of all kinds: their steps, and what all layers take at their fastest. */
+struct hulls {
+    struct step steps[HLM_NUM_LAYER_KINDS * HLM_NUM_RECOMPUTES];
+    int32_t num_steps;
+    double work_s, slots, least_slots, largest_slot;
+};
+
+static struct hulls find_hulls(const struct hlm_column *column)
+{
+    struct hulls hulls = {.num_steps = 0};
+    int32_t counts[HLM_NUM_LAYER_KINDS] = {0};
+    for (int32_t layer = 0; layer < column->placement.num_layers; layer++) {
+        counts[column->placement.layer_kinds[layer]]++;
+    }
+    for (int32_t kind = 0; kind < HLM_NUM_LAYER_KINDS; kind++) {
+        struct choice fastest;
+        if (counts[kind] == 0) {
+            continue;
+        }
+        struct step *steps = &hulls.steps[hulls.num_steps];
+        const int32_t num = hull_steps(column, kind, counts[kind], &fastest, steps);
+        double least = fastest.bytes;
+        for (int32_t i = 0; i < num; i++) {
+            least -= steps[i].bytes;
+        }
+        hulls.num_steps += num;
+        hulls.work_s += counts[kind] * fastest.seconds;
+        hulls.slots += counts[kind] * fastest.bytes;
+        hulls.least_slots += counts[kind] * least;
+        hulls.largest_slot = fmax(hulls.largest_slot, fastest.bytes);
+    }
+    return hulls;
+}
+
+/* Seconds that the cheapest steps take which free so many bytes, `held` times what each saves. */
+static double free_bytes_s(struct hulls *hulls, double held, double excess)
+{
+    double seconds = 0.0;
+    while (excess > 0.0) {
+        struct step *best = NULL;
+        for (int32_t i = 0; i < hulls->num_steps; i++) {
+            struct step *step = &hulls->steps[i];
+            if (step->count > 0 &&
+                (best == NULL || step->seconds * best->bytes < best->seconds * step->bytes)) {
+                best = step;
+            }
+        }
+        if (best == NULL) {
+            return INFINITY;
+        }
+        const double most = held * best->count * best->bytes;
+        seconds += fmin(1.0, excess / most) * best->count * best->seconds;
+        excess -= most;
+        best->count = 0;
+    }
+    return seconds;
+}
+
+double hlm_column_memory_bound(struct hlm_pricer_cache *cache, const struct hlm_column *column)
+{
+    const struct hlm_pricer *pricer = &column->pricer;
+    const struct cached_schedule *schedule = find_schedule(cache, &column->strategy);
+    struct hulls hulls = find_hulls(column);
+    const double room = (double)(pipeline_limit_bytes(column) - pipeline_static_bytes(column)) +
+                        schedule->short_held * hulls.largest_slot;
+    if (schedule->mean_held * hulls.least_slots > room) {
+        return INFINITY;
+    }
+    const double work_s =
+        choice_of(pricer, HLM_BLOCK_EMBEDDING, HLM_RECOMPUTE_NONE).seconds +
+        choice_of(pricer, HLM_BLOCK_HEAD, HLM_RECOMPUTE_NONE).seconds + hulls.work_s +
+        free_bytes_s(&hulls, schedule->most_held, schedule->mean_held * hulls.slots - room);
+    return (double)column->strategy.num_microbatches * work_s / column->strategy.pp +
+           hlm_stage_sync_s(pricer);
 }
 
 /* --- memory --- */
@@ -194,9 +631,9 @@ struct column_holding {
 static struct hlm_stage_shape empty_shape(const struct hlm_strategy *strategy, int32_t stage)
 {
     return (struct hlm_stage_shape){.stage = stage,
-                                    .num_stages = strategy->pp,
+                                    .num_stages = strategy->pp * strategy->vpp,
                                     .embedding = stage == 0,
-                                    .head = stage == strategy->pp - 1};
+                                    .head = stage == strategy->pp * strategy->vpp - 1};
 }
 
 static int64_t static_bytes(const struct hlm_stage_cost *cost)
@@ -240,12 +677,19 @@ static struct stage_class class_of(const struct hlm_pricer *pricer, int32_t stag
 {
     static const enum hlm_group groups[NUM_CLASS_GROUPS] = {HLM_GROUP_TP, HLM_GROUP_DP,
                                                             HLM_GROUP_EP, HLM_GROUP_EDP};
-    struct stage_class class = {.ends = (stage == 0 ? 1 : 0) +
-                                        (stage == pricer->strategy->pp - 1 ? 2 : 0)};
+    struct stage_class class = {
+        .ends = (stage == 0 ? 1 : 0) +
+                (stage == pricer->strategy->pp * pricer->strategy->vpp - 1 ? 2 : 0)};
     for (int32_t i = 0; i < NUM_CLASS_GROUPS; i++) {
         class.shapes[i] = hlm_layout_shape(pricer->strategy, groups[i], pricer->cluster, stage);
     }
     return class;
+}
+
+static bool same_shape(const struct hlm_group_shape *a, const struct hlm_group_shape *b)
+{
+    return a->num_ranks == b->num_ranks && a->num_nodes == b->num_nodes &&
+           a->ranks_per_node == b->ranks_per_node && a->groups_per_node == b->groups_per_node;
 }
 
 static bool same_class(const struct stage_class *a, const struct stage_class *b)
@@ -260,7 +704,7 @@ static bool same_class(const struct stage_class *a, const struct stage_class *b)
 static const int32_t *find_classes(struct hlm_arena *arena, const struct hlm_pricer *pricer,
                                    int32_t *out_num)
 {
-    const int32_t p = pricer->strategy->pp;
+    const int32_t p = pricer->strategy->pp * pricer->strategy->vpp;
     int32_t *classes = HLM_ARENA_ARRAY(arena, int32_t, p);
     struct stage_class *known = HLM_ARENA_ARRAY(arena, struct stage_class, p);
     int32_t num_known = 0;
@@ -298,7 +742,8 @@ static struct column_holding *make_holding(struct hlm_arena *arena, const struct
 /* What every stage needs for a moment beside its blocks: that of one with no block at all. */
 static int64_t boundary_transient_bytes(const struct hlm_pricer *pricer)
 {
-    const struct hlm_stage_shape shape = {.num_stages = pricer->strategy->pp};
+    const struct hlm_stage_shape shape = {.num_stages =
+                                              pricer->strategy->pp * pricer->strategy->vpp};
     struct hlm_stage_cost cost;
     hlm_stage_cost(pricer, &shape, &cost);
     return cost.transient_bytes;
@@ -326,8 +771,118 @@ static void fill_memory(const struct hlm_pricer *pricer, int32_t stage,
     }
 }
 
-void hlm_column_complete(struct hlm_arena *arena, struct hlm_column *column)
+/* --- ranked columns --- */
+
+static const struct hlm_pass_cost *pass_of(const struct hlm_block_cost *block, int32_t action)
 {
+    const struct hlm_pass_cost *const passes[HLM_SIM_NUM_KINDS] = {
+        [HLM_ACTION_F] = &block->forward,
+        [HLM_ACTION_B] = &block->backward,
+        [HLM_ACTION_I] = &block->input_grad,
+        [HLM_ACTION_W] = &block->weight_grad};
+    return passes[action];
+}
+
+static void add_base(const struct hlm_pricer *pricer, enum hlm_block_kind kind,
+                     struct hlm_rank_stage *out)
+{
+    for (int32_t action = 0; action < HLM_SIM_NUM_KINDS; action++) {
+        out->base_s[action] += pass_of(&pricer->blocks[kind][HLM_RECOMPUTE_NONE], action)->seconds;
+    }
+    out->may_be_empty = true;
+}
+
+static void fill_rank_stage(const struct hlm_pricer *pricer, int32_t stage, int64_t boundary_bytes,
+                            struct hlm_rank_stage *out)
+{
+    const struct hlm_stage_shape shape = empty_shape(pricer->strategy, stage);
+    struct hlm_stage_cost cost;
+    hlm_stage_cost(pricer, &shape, &cost);
+    out->base_slot_bytes = cost.slot_bytes;
+    out->base_transient_bytes = cost.transient_bytes - boundary_bytes;
+    out->limit_bytes = pricer->limit_bytes - pricer->fixed_bytes - boundary_bytes;
+    for (int32_t kind = 0; kind < HLM_NUM_LAYER_KINDS; kind++) {
+        for (int32_t mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
+            const struct hlm_block_cost *block = &pricer->blocks[layer_blocks[kind]][mode];
+            out->slot_bytes[kind][mode] = block->slot_bytes;
+            out->transient_bytes[kind][mode] = block->transient_bytes;
+            for (int32_t action = 0; action < HLM_SIM_NUM_KINDS; action++) {
+                out->layer_s[kind][mode][action] = pass_of(block, action)->seconds;
+            }
+        }
+    }
+    if (shape.embedding) {
+        add_base(pricer, HLM_BLOCK_EMBEDDING, out);
+    }
+    if (shape.head) {
+        add_base(pricer, HLM_BLOCK_HEAD, out);
+    }
+}
+
+/* Mean seconds of a stage without recompute, and of a transfer. */
+static void find_means(const struct hlm_column *column, double seconds[HLM_SIM_NUM_KINDS],
+                       double *transfer_s)
+{
+    const struct hlm_rank_problem *ranks = &column->ranks;
+    const int32_t n = hlm_column_num_stages(column);
+    for (int32_t action = 0; action < HLM_SIM_NUM_KINDS; action++) {
+        double sum_s = 0.0;
+        for (int32_t layer = 0; layer < ranks->num_layers; layer++) {
+            sum_s +=
+                ranks->stages[0].layer_s[ranks->layer_kinds[layer]][HLM_RECOMPUTE_NONE][action];
+        }
+        for (int32_t s = 0; s < n; s++) {
+            sum_s += ranks->stages[s].base_s[action];
+        }
+        seconds[action] = sum_s / n;
+    }
+    *transfer_s = 0.0;
+    for (int32_t s = 0; s + 1 < n; s++) {
+        *transfer_s += ranks->transfer_s[s] / (n - 1);
+    }
+}
+
+static void complete_ranks(struct hlm_arena *arena, struct hlm_pricer_cache *cache,
+                           struct hlm_column *column)
+{
+    const int32_t n = hlm_column_num_stages(column);
+    struct cached_schedule *schedule = find_schedule(cache, &column->strategy);
+    struct hlm_rank_stage *stages = HLM_ARENA_ARRAY(arena, struct hlm_rank_stage, n);
+    double *transfer_s = HLM_ARENA_ARRAY(arena, double, n);
+    const int64_t boundary_bytes = boundary_transient_bytes(&column->pricer);
+    fill_transfers(column, transfer_s);
+    for (int32_t s = 0; s < n; s++) {
+        if (s >= 2 && s + 1 < n) {
+            stages[s] = stages[1];
+        } else {
+            fill_rank_stage(&column->pricer, s, boundary_bytes, &stages[s]);
+        }
+    }
+    struct hlm_rank_problem *ranks = &column->ranks;
+    *ranks = (struct hlm_rank_problem){.order = schedule->order,
+                                       .held = schedule->held,
+                                       .num_rows = hlm_sim_num_path_rows(schedule->order),
+                                       .num_layers = column->placement.num_layers,
+                                       .layer_kinds = column->placement.layer_kinds,
+                                       .stages = stages,
+                                       .transfer_s = transfer_s,
+                                       .both_sides = column->both_sides,
+                                       .sync_s = hlm_stage_sync_s(&column->pricer),
+                                       .hold = hold,
+                                       .context = make_holding(arena, column)};
+    memcpy(ranks->modes, column->placement.modes, sizeof(ranks->modes));
+    double seconds[HLM_SIM_NUM_KINDS], mean_transfer_s = 0.0;
+    find_means(column, seconds, &mean_transfer_s);
+    ranks->rows = find_rows(cache, schedule, seconds, mean_transfer_s);
+}
+
+void hlm_column_complete(struct hlm_arena *arena, struct hlm_pricer_cache *cache,
+                         struct hlm_column *column)
+{
+    if (column->is_ranked) {
+        complete_ranks(arena, cache, column);
+        return;
+    }
     const int32_t p = column->placement.num_stages;
     struct hlm_stage_prices *stages = HLM_ARENA_ARRAY(arena, struct hlm_stage_prices, p);
     for (int32_t s = 0; s < p; s++) {
@@ -359,6 +914,27 @@ const struct hlm_plan_stage *hlm_column_stages(struct hlm_arena *arena, struct h
             .recompute = {.none = pattern->recompute[HLM_RECOMPUTE_NONE],
                           .selective = pattern->recompute[HLM_RECOMPUTE_SELECTIVE],
                           .full = pattern->recompute[HLM_RECOMPUTE_FULL]}};
+    }
+    return stages;
+}
+
+const struct hlm_plan_stage *hlm_column_ranked_stages(struct hlm_arena *arena,
+                                                      const struct hlm_column *column,
+                                                      const struct hlm_rank_partition *partition)
+{
+    const int32_t n = hlm_column_num_stages(column);
+    struct hlm_plan_stage *stages = HLM_ARENA_ARRAY(arena, struct hlm_plan_stage, n);
+    for (int32_t s = 0; s < n; s++) {
+        const int32_t begin = s == 0 ? 0 : partition->ends[s - 1];
+        const int32_t count = partition->ends[s] - begin;
+        const int32_t full = partition->full[s], selective = partition->selective[s];
+        stages[s] = (struct hlm_plan_stage){
+            .rank_group = column->ranks.order->stage_rank[s],
+            .first_layer = begin,
+            .num_layers = count,
+            .device_group = column->pricer.device_group,
+            .tp = column->strategy.tp,
+            .recompute = {.none = count - full - selective, .selective = selective, .full = full}};
     }
     return stages;
 }
@@ -400,40 +976,69 @@ double hlm_column_simulate(struct hlm_arena *scratch, const struct hlm_column *c
 
 /* --- how far from fitting --- */
 
-static struct hlm_stage_memory stage_memory(const struct hlm_column *column, int32_t stage,
-                                            int32_t begin, int32_t end, enum hlm_recompute mode)
+static void spread_evenly(const struct hlm_column *column, struct hlm_plan_stage *stages)
 {
-    struct hlm_stage_shape shape = empty_shape(&column->strategy, stage);
-    for (int32_t layer = begin; layer < end; layer++) {
-        shape.layers[layer_blocks[column->placement.layer_kinds[layer]]][mode]++;
+    const int32_t n = hlm_column_num_stages(column);
+    const int64_t num_layers = column->placement.num_layers;
+    for (int32_t s = 0; s < n; s++) {
+        const int32_t begin = (int32_t)(num_layers * s / n);
+        const int32_t end = (int32_t)(num_layers * (s + 1) / n);
+        stages[s] = (struct hlm_plan_stage){.first_layer = begin, .num_layers = end - begin};
     }
-    struct hlm_stage_cost cost;
-    hlm_stage_cost(&column->pricer, &shape, &cost);
-    struct hlm_stage_memory memory;
-    hlm_stage_memory(&column->pricer, &shape, &cost,
-                     hlm_schedule_in_flight(column->strategy.schedule, column->strategy.pp,
-                                            (int32_t)column->strategy.num_microbatches, stage),
-                     &memory);
-    return memory;
 }
 
-struct hlm_column_excess hlm_column_find_excess(const struct hlm_column *column)
+static void set_mode(struct hlm_plan_stage *stage, enum hlm_recompute mode)
 {
-    const int32_t p = column->strategy.pp, num_layers = column->placement.num_layers;
+    const int32_t count = stage->num_layers;
+    stage->recompute =
+        (struct hlm_plan_recompute){.none = mode == HLM_RECOMPUTE_NONE ? count : 0,
+                                    .selective = mode == HLM_RECOMPUTE_SELECTIVE ? count : 0,
+                                    .full = mode == HLM_RECOMPUTE_FULL ? count : 0};
+}
+
+/* Memory of a rank as one, written to the first of its stages. */
+static struct hlm_column_excess rank_excess(const struct hlm_column *column,
+                                            const struct hlm_plan_stage *stages,
+                                            const struct hlm_rank_held *held,
+                                            struct hlm_stage_memory *memory)
+{
+    hlm_plan_rank_memory(column->pricer.model, &column->pricer, stages,
+                         hlm_column_num_stages(column), held, memory);
+    struct hlm_stage_memory all = memory[held->stages[0]];
+    for (int32_t c = 1; c < held->num_chunks; c++) {
+        const struct hlm_stage_memory *more = &memory[held->stages[c]];
+        all.peak_bytes += more->peak_bytes;
+        for (int32_t kind = 0; kind < HLM_NUM_MEMORY_KINDS; kind++) {
+            all.bytes[kind] += more->bytes[kind];
+        }
+    }
+    return (struct hlm_column_excess){all.peak_bytes - all.limit_bytes, all};
+}
+
+struct hlm_column_excess hlm_column_find_excess(struct hlm_pricer_cache *cache,
+                                                const struct hlm_column *column)
+{
+    const int32_t n = hlm_column_num_stages(column);
+    const struct hlm_rank_held *held = find_schedule(cache, &column->strategy)->held;
+    struct hlm_arena *scratch = hlm_arena_new();
+    struct hlm_plan_stage *stages = HLM_ARENA_ARRAY(scratch, struct hlm_plan_stage, n);
+    struct hlm_stage_memory *memory = HLM_ARENA_ARRAY(scratch, struct hlm_stage_memory, n);
     struct hlm_column_excess worst = {.bytes = INT64_MIN};
-    for (int32_t s = 0; s < p; s++) {
-        const int32_t begin = (int32_t)((int64_t)num_layers * s / p);
-        const int32_t end = (int32_t)((int64_t)num_layers * (s + 1) / p);
+    spread_evenly(column, stages);
+    for (int32_t rank = 0; rank < column->strategy.pp; rank++) {
         struct hlm_column_excess least = {.bytes = INT64_MAX};
         for (int32_t mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
-            if (column->placement.modes[mode]) {
-                const struct hlm_stage_memory memory =
-                    stage_memory(column, s, begin, end, (enum hlm_recompute)mode);
-                const int64_t bytes = memory.peak_bytes - memory.limit_bytes;
-                least = bytes < least.bytes ? (struct hlm_column_excess){bytes, memory} : least;
+            if (!column->placement.modes[mode]) {
+                continue;
             }
+            for (int32_t c = 0; c < held[rank].num_chunks; c++) {
+                set_mode(&stages[held[rank].stages[c]], (enum hlm_recompute)mode);
+            }
+            const struct hlm_column_excess now = rank_excess(column, stages, &held[rank], memory);
+            least = now.bytes < least.bytes ? now : least;
         }
         worst = least.bytes > worst.bytes ? least : worst;
     }
+    hlm_arena_free(scratch);
     return worst;
 }

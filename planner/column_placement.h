@@ -1,13 +1,16 @@
-/* column_placement: from a strategy column to its placement problem (stage_pattern.h), and back to
- * the stages of a plan.
+/* column_placement: from a strategy column to its placement problem (stage_pattern.h for gpipe and
+ * 1f1b, rank_set.h for all other schedules), and back to the stages of a plan.
  *
- * Prices of blocks depend on few of a column's degrees, so pricers are shared: by tp,
- * microbatch_size, sp, ep, etp, whether pp is 1, and how the tp and ep groups lie on the nodes.
+ * Prices of blocks depend on few of a column's degrees, so pricers are shared: by tp, cp,
+ * microbatch_size, sp, ep, etp, whether the backward is split, whether first and last stage are
+ * on different ranks, and how the tp, cp and ep groups lie on the nodes; from ZeRO-2 on also by the
+ * replicas. So are schedules with their orders, by kind, pp, vpp and microbatches.
  */
 #ifndef HLM_PLANNER_COLUMN_PLACEMENT_H
 #define HLM_PLANNER_COLUMN_PLACEMENT_H
 
 #include "planner/plan.h"
+#include "planner/rank_partition.h"
 #include "planner/search.h"
 #include "planner/stage_pattern.h"
 
@@ -15,42 +18,75 @@ struct hlm_pricer_cache;
 struct hlm_pricer_cache *hlm_pricer_cache_new(struct hlm_arena *arena,
                                               const struct hlm_search_problem *problem);
 
+/* The least step of any column that differs from the strategy in schedule, vpp and zero only.
+ * With W the least seconds of a microbatch in all layers, embedding and head (a backward in halves
+ * where those take less): some rank has W / pp of it, and some rank ceil(L / pp) layers, for every
+ * microbatch; one microbatch goes through all. ZeRO only adds communication to passes. HLM_NO: the
+ * cost model refuses it. */
+HLM_MUST_CHECK enum hlm_status hlm_family_bound(struct hlm_pricer_cache *cache,
+                                                const struct hlm_strategy *strategy, double *out_s,
+                                                struct hlm_err *err);
+
 /* A column with what it costs. `pricer` is its own copy: strategy points to `strategy`. */
 struct hlm_column {
     struct hlm_strategy strategy;
     struct hlm_pricer pricer;
+    bool is_ranked; /* its problem is `ranks`, not `placement` */
     struct hlm_placement placement;
-    bool *both_sides; /* [pp] */
+    struct hlm_rank_problem ranks;
+    bool *both_sides; /* [pp * vpp] */
 };
 
-/* The times of a column, without anything about memory: enough for hlm_bound_closed_form (hold,
- * slot and static bytes are not set). HLM_NO: the cost model refuses it. */
+static inline int32_t hlm_column_num_stages(const struct hlm_column *column)
+{
+    return column->strategy.pp * column->strategy.vpp;
+}
+
+/* The times of a column, without anything about memory: enough for hlm_bound_closed_form of gpipe
+ * and 1f1b (hold, slot and static bytes are not set). HLM_NO: the cost model refuses it. */
 HLM_MUST_CHECK enum hlm_status hlm_column_init(struct hlm_arena *arena,
                                                struct hlm_pricer_cache *cache,
                                                const struct hlm_strategy *strategy,
                                                struct hlm_column *out, struct hlm_err *err);
 
-/* Adds memory, reductions and optimizer times, so that patterns can be made. `column` must not
- * move. */
-void hlm_column_complete(struct hlm_arena *arena, struct hlm_column *column);
+/* False: parameters, gradients and optimizer states of the whole model need more than all ranks of
+ * a pipeline have, so that no partition fits. */
+bool hlm_column_may_fit(const struct hlm_column *column);
+
+/* The least step of a ranked column by what all ranks of a pipeline have together. A layer's slots
+ * are held for h microbatches at least, on the mean of the stages of its rank: h * sum of slots +
+ * static bytes <= pp * limit, but for what uneven remainders may save. The layers that have to
+ * recompute for that, fractions of them counted, each where most microbatches are held, add to the
+ * work, of which some rank has the pp-th part for every microbatch. INFINITY: nothing fits. */
+double hlm_column_memory_bound(struct hlm_pricer_cache *cache, const struct hlm_column *column);
+
+/* Adds memory, reductions and optimizer times (and of a ranked column everything), so that patterns
+ * can be made. `column` must not move. */
+void hlm_column_complete(struct hlm_arena *arena, struct hlm_pricer_cache *cache,
+                         struct hlm_column *column);
 
 /* The stages of a plan that gives [ends[s-1], ends[s]) to stage s, each with the recompute of its
- * pattern (which must exist). */
+ * pattern (which must exist); and those of a ranked column's partition. */
 const struct hlm_plan_stage *hlm_column_stages(struct hlm_arena *arena, struct hlm_pattern_set *set,
                                                const struct hlm_column *column,
                                                const int32_t *ends);
+const struct hlm_plan_stage *hlm_column_ranked_stages(struct hlm_arena *arena,
+                                                      const struct hlm_column *column,
+                                                      const struct hlm_rank_partition *partition);
 
-/* The simulated step of these stages: the same bits as hlm_plan_price. */
+/* The simulated step of these stages of a column that is not ranked: the same bits as
+ * hlm_plan_price. */
 double hlm_column_simulate(struct hlm_arena *scratch, const struct hlm_column *column,
                            const struct hlm_plan_stage *stages);
 
-/* How far the column is from fitting: the largest excess of any stage when layers are spread
- * evenly, every stage in the recompute mode (of those allowed) that takes the least. <= 0: it fits.
- */
+/* How far the column is from fitting: the largest excess of any rank when layers are spread
+ * evenly, all stages of a rank in the recompute mode (of those allowed) that takes the least. <= 0:
+ * it fits. */
 struct hlm_column_excess {
     int64_t bytes;
-    struct hlm_stage_memory memory; /* of that stage */
+    struct hlm_stage_memory memory; /* of that rank; its first stage */
 };
-struct hlm_column_excess hlm_column_find_excess(const struct hlm_column *column);
+struct hlm_column_excess hlm_column_find_excess(struct hlm_pricer_cache *cache,
+                                                const struct hlm_column *column);
 
 #endif

@@ -1,11 +1,11 @@
 #include "planner/columns.h"
 
-/* The list under construction. */
+/* The families under construction. */
 struct lister {
     const struct hlm_search_problem *problem;
     struct hlm_arena *arena;
-    struct hlm_strategy *strategies;
-    int32_t num_strategies, capacity;
+    struct hlm_column_family *families;
+    int32_t num_families, capacity;
     int64_t num_devices;
     struct hlm_err reason; /* why the last candidate is not legal */
 };
@@ -15,64 +15,144 @@ static bool wanted(int32_t required, int32_t free_value, int32_t value)
     return required == free_value || required == value;
 }
 
-static void keep(struct lister *lister, const struct hlm_strategy *strategy)
+/* --- members --- */
+
+/* What is done with each legal member: counted, or kept. */
+struct members {
+    const struct hlm_search_problem *problem;
+    struct hlm_strategy *out; /* NULL: only counted */
+    int64_t num;
+    struct hlm_err reason;
+};
+
+static bool same_as_another(const struct hlm_strategy *strategy)
 {
-    if (lister->num_strategies == lister->capacity) {
-        lister->capacity = lister->capacity == 0 ? 256 : 2 * lister->capacity;
-        struct hlm_strategy *larger =
-            HLM_ARENA_ARRAY(lister->arena, struct hlm_strategy, lister->capacity);
-        for (int32_t i = 0; i < lister->num_strategies; i++) {
-            larger[i] = lister->strategies[i];
-        }
-        lister->strategies = larger;
-    }
-    lister->strategies[lister->num_strategies++] = *strategy;
+    return strategy->pp == 1 && strategy->schedule != HLM_SCHEDULE_1F1B;
 }
 
-static void try_strategy(struct lister *lister, struct hlm_strategy strategy)
+/* Whether the schedule and the executor take it; that the strategy as such is legal is known. */
+static bool is_possible(struct members *members, const struct hlm_strategy *strategy)
 {
-    const struct hlm_search_problem *problem = lister->problem;
-    hlm_strategy_complete(&strategy);
-    if (hlm_strategy_check(&strategy, problem->model, &lister->reason) != HLM_OK) {
-        return;
+    const struct hlm_schedule_params params = {.kind = strategy->schedule,
+                                               .num_ranks = strategy->pp,
+                                               .chunks = strategy->vpp,
+                                               .num_microbatches =
+                                                   (int32_t)strategy->num_microbatches};
+    if (hlm_schedule_check_params(&params, &members->reason) != HLM_OK) {
+        return false;
     }
-    const char *refused = NULL;
-    if (problem->runnable_only) {
-        refused = hlm_lowering_refusal(problem->model, &strategy);
-    }
+    const char *refused = members->problem->runnable_only
+                              ? hlm_lowering_refusal(members->problem->model, strategy)
+                              : NULL;
     if (refused != NULL) {
-        (void)hlm_fail(&lister->reason, HLM_NO, "the executor does not run %s", refused);
-        return;
+        (void)hlm_fail(&members->reason, HLM_NO, "the executor does not run %s", refused);
     }
-    keep(lister, &strategy);
+    return refused == NULL;
 }
 
-/* Schedule, ZeRO stage: the innermost choices. */
-static void try_switches(struct lister *lister, struct hlm_strategy strategy)
+static void add_member(struct members *members, const struct hlm_strategy *strategy)
 {
-    const struct hlm_search_require *require = &lister->problem->require;
-    for (int32_t zero = 0; zero <= (strategy.dp > 1 ? 1 : 0); zero++) {
+    if (members->out != NULL) {
+        members->out[members->num] = *strategy;
+    }
+    members->num++;
+}
+
+/* All vpp of one schedule. More chunks than a model has blocks are never legal, and fewer are
+ * wherever more are, so the rules need to be asked once a chunk. */
+static void add_chunks(struct members *members, struct hlm_strategy strategy)
+{
+    const struct hlm_search_problem *problem = members->problem;
+    const struct hlm_schedule_chunks chunks = hlm_schedule_chunks(strategy.schedule);
+    const int32_t blocks = problem->model->num_layers + 2;
+    for (int32_t vpp = chunks.min; vpp <= chunks.max && vpp * (int64_t)strategy.pp <= blocks;
+         vpp++) {
+        strategy.vpp = vpp;
+        if (!wanted(problem->require.vpp, 0, vpp)) {
+            continue;
+        }
+        if (hlm_strategy_check(&strategy, problem->model, &members->reason) != HLM_OK) {
+            return;
+        }
+        if (is_possible(members, &strategy)) {
+            add_member(members, &strategy);
+        }
+    }
+}
+
+/* What depends on zero is only whether there are replicas, so the members of zero 0 are those of
+ * any other; each has to be asked only for what the executor runs. */
+static void add_members(struct members *members, const struct hlm_strategy *family)
+{
+    const struct hlm_search_require *require = &members->problem->require;
+    const bool replicated = (int64_t)family->dp * family->cp > 1;
+    const int32_t first = require->zero >= 0 ? require->zero : 0;
+    const int32_t last = require->zero >= 0 ? require->zero : replicated ? 3 : 0;
+    const bool multiply = members->out == NULL && !members->problem->runnable_only;
+    if (last > 0 && !replicated) {
+        (void)hlm_fail(&members->reason, HLM_NO, "zero = %d needs dp * cp > 1", last);
+        return;
+    }
+    for (int32_t zero = first; zero <= last; zero++) {
+        const int64_t before = members->num;
         for (int32_t schedule = 0; schedule < HLM_NUM_SCHEDULES; schedule++) {
-            const bool same = schedule == HLM_SCHEDULE_GPIPE && strategy.pp == 1;
-            if (!same && hlm_schedule_is_searched((enum hlm_schedule_kind)schedule) &&
-                wanted(require->zero, -1, zero) && wanted(require->schedule, -1, schedule)) {
-                strategy.zero = zero;
-                strategy.schedule = (enum hlm_schedule_kind)schedule;
-                try_strategy(lister, strategy);
+            struct hlm_strategy strategy = *family;
+            strategy.zero = zero;
+            strategy.zero_group = 0;
+            strategy.schedule = (enum hlm_schedule_kind)schedule;
+            hlm_strategy_complete(&strategy);
+            if (wanted(require->schedule, -1, schedule) && !same_as_another(&strategy)) {
+                add_chunks(members, strategy);
             }
         }
+        if (multiply) {
+            members->num = before + (members->num - before) * (last - zero + 1);
+            return;
+        }
+    }
+}
+
+/* --- families --- */
+
+static void keep(struct lister *lister, const struct hlm_column_family *family)
+{
+    if (lister->num_families == lister->capacity) {
+        lister->capacity = lister->capacity == 0 ? 256 : 2 * lister->capacity;
+        struct hlm_column_family *larger =
+            HLM_ARENA_ARRAY(lister->arena, struct hlm_column_family, lister->capacity);
+        for (int32_t i = 0; i < lister->num_families; i++) {
+            larger[i] = lister->families[i];
+        }
+        lister->families = larger;
+    }
+    lister->families[lister->num_families++] = *family;
+}
+
+static void try_family(struct lister *lister, struct hlm_strategy strategy)
+{
+    strategy.schedule = HLM_SCHEDULE_1F1B;
+    strategy.vpp = 1;
+    hlm_strategy_complete(&strategy);
+    if (hlm_strategy_check(&strategy, lister->problem->model, &lister->reason) != HLM_OK) {
+        return;
+    }
+    struct members members = {.problem = lister->problem, .reason = lister->reason};
+    add_members(&members, &strategy);
+    lister->reason = members.reason;
+    if (members.num > 0) {
+        keep(lister, &(struct hlm_column_family){strategy, members.num});
     }
 }
 
 static void try_experts(struct lister *lister, struct hlm_strategy strategy)
 {
     const int32_t num_experts = lister->problem->model->moe.num_experts;
-    const int64_t ranks = (int64_t)strategy.dp * strategy.tp;
+    const int64_t ranks = (int64_t)strategy.dp * strategy.cp * strategy.tp;
     for (int32_t ep = 1; ep == 1 || ep <= num_experts; ep++) {
         const bool divides = ep == 1 || (num_experts % ep == 0 && ranks % ep == 0);
         if (divides && wanted(lister->problem->require.ep, 0, ep)) {
             strategy.ep = ep;
-            try_switches(lister, strategy);
+            try_family(lister, strategy);
         }
     }
 }
@@ -101,6 +181,20 @@ static void try_sizes(struct lister *lister, struct hlm_strategy strategy)
     }
 }
 
+static void try_context(struct lister *lister, struct hlm_strategy strategy, int64_t rest)
+{
+    const struct hlm_search_require *require = &lister->problem->require;
+    for (int64_t cp = 1; cp <= rest; cp++) {
+        const int64_t dp = rest / cp;
+        if (rest % cp == 0 && wanted(require->cp, 0, (int32_t)cp) &&
+            wanted(require->dp, 0, (int32_t)dp)) {
+            strategy.cp = (int32_t)cp;
+            strategy.dp = (int32_t)dp;
+            try_sizes(lister, strategy);
+        }
+    }
+}
+
 static void try_degrees(struct lister *lister, struct hlm_strategy strategy)
 {
     const struct hlm_search_require *require = &lister->problem->require;
@@ -110,43 +204,72 @@ static void try_degrees(struct lister *lister, struct hlm_strategy strategy)
         }
         const int64_t rest = lister->num_devices / tp;
         for (int64_t pp = 1; pp <= rest; pp++) {
-            const int64_t dp = rest / pp;
-            if (rest % pp == 0 && wanted(require->pp, 0, (int32_t)pp) &&
-                wanted(require->dp, 0, (int32_t)dp)) {
+            if (rest % pp == 0 && wanted(require->pp, 0, (int32_t)pp)) {
                 strategy.tp = (int32_t)tp;
                 strategy.pp = (int32_t)pp;
-                strategy.dp = (int32_t)dp;
-                try_sizes(lister, strategy);
+                try_context(lister, strategy, rest / pp);
             }
         }
     }
+}
+
+enum hlm_status hlm_columns_families(struct hlm_arena *arena,
+                                     const struct hlm_search_problem *problem,
+                                     const struct hlm_column_family **out, int32_t *out_num,
+                                     struct hlm_err *err)
+{
+    struct lister lister = {.problem = problem,
+                            .arena = arena,
+                            .num_devices = hlm_cluster_num_devices(problem->cluster)};
+    (void)hlm_fail(&lister.reason, HLM_NO,
+                   "no degrees dp * tp * pp * cp = %lld devices agree with what is required",
+                   (long long)lister.num_devices);
+    try_degrees(&lister, (struct hlm_strategy){.global_batch_size = problem->global_batch_size,
+                                               .seq_len = problem->seq_len,
+                                               .dtype = problem->dtype,
+                                               .lowering = problem->lowering});
+    if (lister.num_families == 0) {
+        return hlm_fail(err, HLM_NO, "no strategy is legal for %s on %lld devices: %s",
+                        problem->model->name, (long long)lister.num_devices, lister.reason.text);
+    }
+    *out = lister.families;
+    *out_num = lister.num_families;
+    return HLM_OK;
+}
+
+static void fill_members(const struct hlm_search_problem *problem,
+                         const struct hlm_column_family *family, struct hlm_strategy *out)
+{
+    struct members members = {.problem = problem, .out = out};
+    add_members(&members, &family->strategy);
+    HLM_ASSERT(members.num == family->num_members);
+}
+
+const struct hlm_strategy *hlm_columns_members(struct hlm_arena *arena,
+                                               const struct hlm_search_problem *problem,
+                                               const struct hlm_column_family *family)
+{
+    struct hlm_strategy *members = HLM_ARENA_ARRAY(arena, struct hlm_strategy, family->num_members);
+    fill_members(problem, family, members);
+    return members;
 }
 
 enum hlm_status hlm_columns_list(struct hlm_arena *arena, const struct hlm_search_problem *problem,
                                  const struct hlm_strategy **out, int32_t *out_num,
                                  struct hlm_err *err)
 {
-    const int32_t schedule = problem->require.schedule;
-    if (schedule >= 0 && schedule < HLM_NUM_SCHEDULES &&
-        !hlm_schedule_is_searched((enum hlm_schedule_kind)schedule)) {
-        return hlm_fail(err, HLM_NO, "the search does not cover schedule %s",
-                        hlm_schedule_texts[schedule]);
+    const struct hlm_column_family *families = NULL;
+    int32_t num_families = 0;
+    int64_t num = 0;
+    HLM_TRY(hlm_columns_families(arena, problem, &families, &num_families, err));
+    for (int32_t i = 0; i < num_families; i++) {
+        num += families[i].num_members;
     }
-    struct lister lister = {.problem = problem,
-                            .arena = arena,
-                            .num_devices = hlm_cluster_num_devices(problem->cluster)};
-    (void)hlm_fail(&lister.reason, HLM_NO,
-                   "no degrees dp * tp * pp = %lld devices agree with what is required",
-                   (long long)lister.num_devices);
-    try_degrees(&lister, (struct hlm_strategy){.global_batch_size = problem->global_batch_size,
-                                               .seq_len = problem->seq_len,
-                                               .dtype = problem->dtype,
-                                               .lowering = problem->lowering});
-    if (lister.num_strategies == 0) {
-        return hlm_fail(err, HLM_NO, "no strategy is legal for %s on %lld devices: %s",
-                        problem->model->name, (long long)lister.num_devices, lister.reason.text);
+    struct hlm_strategy *strategies = HLM_ARENA_ARRAY(arena, struct hlm_strategy, num);
+    for (int64_t i = 0, f = 0; f < num_families; i += families[f++].num_members) {
+        fill_members(problem, &families[f], &strategies[i]);
     }
-    *out = lister.strategies;
-    *out_num = lister.num_strategies;
+    *out = strategies;
+    *out_num = (int32_t)num;
     return HLM_OK;
 }

@@ -1,20 +1,42 @@
 /* columns: all legal ways to train, apart from the placement of layers.
  *
- * A strategy column is (dp, tp, pp, microbatch_size, schedule, zero, sp, ep) with dp * tp * pp =
- * devices of the cluster, any divisors, not powers of two only; tp may reach beyond a node; cp =
- * vpp = 1. It is legal when hlm_strategy_check takes it (and, where asked, the executor too). Left
- * out, as nothing is lost: gpipe with pp = 1   the same actions as 1f1b in another order, with all
- * activations held at once zero = 1 with dp = 1, sp with tp = 1, ep > 1 without experts   the same
- * as without All others are listed and counted, however hopeless: the certificate is about them
- * all.
+ * A strategy column is (dp, tp, pp, cp, vpp, microbatch_size, schedule, zero, sp, ep) with dp * tp
+ * * pp * cp = devices of the cluster, any divisors, not powers of two only; tp may reach beyond a
+ * node. It is legal when hlm_strategy_check takes it and the schedule exists for its microbatches
+ * (and, where asked, the executor runs it). Left out, as nothing is lost:
+ *   all schedules but 1f1b with pp = 1   a rank with the whole model does the same work in any
+ * order, holds no fewer activations, and halves of a backward take no less than a whole one zero >
+ * 0 with dp * cp = 1, sp with tp = 1, ep > 1 without experts   the same as without All others are
+ * listed and counted, however hopeless: the certificate is about them all.
+ *
+ * They come in families: columns that differ only in zero, schedule and vpp. A family has one
+ * price list for all that 0/1 ZeRO stages do (column_placement.h), so one bound leaves most of them
+ * unlisted.
  */
 #ifndef HLM_PLANNER_COLUMNS_H
 #define HLM_PLANNER_COLUMNS_H
 
 #include "planner/search.h"
 
-/* In ascending order of tp, pp, microbatch_size, sp, ep, zero, schedule. HLM_NO: there is none; the
- * message is that of the rule that the last candidate broke. */
+struct hlm_column_family {
+    struct hlm_strategy
+        strategy;        /* with zero 0 and 1f1b, whether that is legal and wanted or not */
+    int64_t num_members; /* > 0 */
+};
+
+/* In ascending order of tp, pp, cp, microbatch_size, sp, ep. HLM_NO: there is none; the message is
+ * that of the rule that the last candidate broke. */
+HLM_MUST_CHECK enum hlm_status hlm_columns_families(struct hlm_arena *arena,
+                                                    const struct hlm_search_problem *problem,
+                                                    const struct hlm_column_family **out,
+                                                    int32_t *out_num, struct hlm_err *err);
+
+/* The columns of a family, in ascending order of zero, schedule, vpp: as many as num_members. */
+const struct hlm_strategy *hlm_columns_members(struct hlm_arena *arena,
+                                               const struct hlm_search_problem *problem,
+                                               const struct hlm_column_family *family);
+
+/* All of them, family by family; errors as hlm_columns_families. */
 HLM_MUST_CHECK enum hlm_status hlm_columns_list(struct hlm_arena *arena,
                                                 const struct hlm_search_problem *problem,
                                                 const struct hlm_strategy **out, int32_t *out_num,

@@ -56,7 +56,8 @@ bool hlm_explain_same_strategy(const struct hlm_strategy *a, const struct hlm_st
     return a->dp == b->dp && a->tp == b->tp && a->pp == b->pp && a->cp == b->cp && a->ep == b->ep &&
            a->etp == b->etp && a->vpp == b->vpp && a->sp == b->sp && a->zero == b->zero &&
            a->zero_group == b->zero_group && a->schedule == b->schedule &&
-           a->microbatch_size == b->microbatch_size;
+           a->microbatch_size == b->microbatch_size &&
+           (a->cp == 1 || hlm_strategy_cp_form(a) == hlm_strategy_cp_form(b));
 }
 
 /* --- why not --- */

@@ -10,6 +10,8 @@
     X(DP, dp, 0)                                                                                   \
     X(TP, tp, 0)                                                                                   \
     X(PP, pp, 0)                                                                                   \
+    X(CP, cp, 0)                                                                                   \
+    X(VPP, vpp, 0)                                                                                 \
     X(EP, ep, 0)                                                                                   \
     X(SP, sp, -1)                                                                                  \
     X(ZERO, zero, -1)                                                                              \

@@ -88,9 +88,10 @@ static void find_stages(const struct hlm_plan *plan, const struct hlm_plan_simul
     for (int32_t s = 0; s < plan->num_stages; s++) {
         const struct hlm_stage_cost *cost = &simulation->stages[s];
         const double seconds = cost->forward.seconds + cost->backward.seconds;
-        const struct hlm_stage_memory *memory = &plan->prediction.memory[s];
-        const int64_t left_bytes = memory->limit_bytes - memory->peak_bytes;
-        const double left_frac = (double)left_bytes / (double)memory->limit_bytes;
+        const int64_t limit_bytes = plan->prediction.memory[s].limit_bytes;
+        const int64_t left_bytes =
+            limit_bytes - hlm_plan_rank_peak_bytes(plan, plan->stages[s].rank_group);
+        const double left_frac = (double)left_bytes / (double)limit_bytes;
         if (seconds > out->slowest_stage_s) {
             out->slowest_stage = s;
             out->slowest_stage_s = seconds;

@@ -27,18 +27,28 @@ static struct hlm_strategy nearest_strategy(const struct hlm_plan *plan,
     struct hlm_strategy near = plan->strategy;
     near.tp = require->tp > 0 ? require->tp : near.tp;
     near.pp = require->pp > 0 ? require->pp : near.pp;
+    near.cp = require->cp > 0 ? require->cp : near.cp;
     near.ep = require->ep > 0 ? require->ep : near.ep;
     near.zero = require->zero >= 0 ? require->zero : near.zero;
     const int64_t devices = hlm_cluster_num_devices(problem->cluster);
-    near.tp = devices % ((int64_t)near.tp * near.pp) != 0 && require->tp == 0 ? 1 : near.tp;
-    near.pp = devices % ((int64_t)near.tp * near.pp) != 0 && require->pp == 0 ? 1 : near.pp;
+    near.cp =
+        devices % ((int64_t)near.tp * near.pp * near.cp) != 0 && require->cp == 0 ? 1 : near.cp;
+    near.tp =
+        devices % ((int64_t)near.tp * near.pp * near.cp) != 0 && require->tp == 0 ? 1 : near.tp;
+    near.pp =
+        devices % ((int64_t)near.tp * near.pp * near.cp) != 0 && require->pp == 0 ? 1 : near.pp;
     const int64_t others = (int64_t)near.tp * near.pp * near.cp;
     near.dp = require->dp > 0 ? require->dp : (int32_t)(devices / others);
     near.sp = require->sp >= 0 ? require->sp == 1
                                : near.tp > 1 && (near.sp || problem->model->moe.num_experts > 0);
     if (require->schedule >= 0) {
         near.schedule = (enum hlm_schedule_kind)require->schedule;
+    } else if (require->vpp > 1 && near.vpp != require->vpp) {
+        near.schedule = HLM_SCHEDULE_INTERLEAVED;
     }
+    const struct hlm_schedule_chunks chunks = hlm_schedule_chunks(near.schedule);
+    near.vpp = near.vpp < chunks.min ? chunks.min : near.vpp > chunks.max ? chunks.max : near.vpp;
+    near.vpp = require->vpp > 0 ? require->vpp : near.vpp;
     if (require->microbatch_size > 0) {
         near.microbatch_size = require->microbatch_size;
     } else if (near.dp > 0 && near.global_batch_size % (near.dp * near.microbatch_size) != 0) {
@@ -58,25 +68,28 @@ const char *hlm_explain_rule(struct hlm_arena *arena, const struct hlm_plan *pla
     const struct hlm_search_require *require = &problem->require;
     const int64_t devices = hlm_cluster_num_devices(problem->cluster);
     const int64_t dp = require->dp > 0 ? require->dp : 1, tp = require->tp > 0 ? require->tp : 1;
-    const int64_t pp = require->pp > 0 ? require->pp : 1;
-    const bool all = require->dp > 0 && require->tp > 0 && require->pp > 0;
-    if (tp > devices || pp > devices || dp > devices || devices % tp != 0 ||
+    const int64_t pp = require->pp > 0 ? require->pp : 1, cp = require->cp > 0 ? require->cp : 1;
+    const bool all = require->dp > 0 && require->tp > 0 && require->pp > 0 && require->cp > 0;
+    if (tp > devices || pp > devices || dp > devices || cp > devices || devices % tp != 0 ||
         devices % (tp * pp) != 0 || devices % (tp * pp * dp) != 0 ||
-        (all && dp * tp * pp != devices)) {
-        return hlm_arena_printf(arena,
-                                "dp * tp * pp must be the number of devices, %lld: not with %s",
-                                (long long)devices, hlm_explain_require_text(arena, require));
+        devices % (tp * pp * dp * cp) != 0 || (all && dp * tp * pp * cp != devices)) {
+        return hlm_arena_printf(
+            arena, "dp * tp * pp * cp must be the number of devices, %lld: not with %s",
+            (long long)devices, hlm_explain_require_text(arena, require));
     }
     const struct hlm_strategy near = nearest_strategy(plan, problem);
     struct hlm_err err;
     if (hlm_strategy_check(&near, problem->model, &err) != HLM_OK) {
         return hlm_arena_strdup(arena, err.text);
     }
-    if (near.pp == 1 && require->schedule == HLM_SCHEDULE_GPIPE) {
-        return "gpipe with pp = 1 is left out: the actions of 1f1b, with all activations held";
+    if (near.pp == 1 && require->schedule >= 0 && near.schedule != HLM_SCHEDULE_1F1B) {
+        return hlm_arena_printf(arena,
+                                "%s with pp = 1 is left out: the work of 1f1b, with no fewer "
+                                "activations held",
+                                hlm_schedule_texts[near.schedule]);
     }
-    if (near.dp == 1 && require->zero > 0) {
-        return "zero with dp = 1 is left out: there is nobody to share states with";
+    if (near.dp * (int64_t)near.cp == 1 && require->zero > 0) {
+        return "zero with dp * cp = 1 is left out: there is nobody to share states with";
     }
     return hlm_arena_strdup(arena, listed);
 }
@@ -111,10 +124,12 @@ static struct tries tries_of(const struct hlm_search_problem *problem, enum hlm_
     switch (key) {
     case HLM_EXPLAIN_KEY_TP:
     case HLM_EXPLAIN_KEY_PP:
+    case HLM_EXPLAIN_KEY_CP:
         return (struct tries){value + 1, devices, 1};
     case HLM_EXPLAIN_KEY_EP:
         return (struct tries){value + 1, problem->model->moe.num_experts, 1};
     case HLM_EXPLAIN_KEY_DP:
+    case HLM_EXPLAIN_KEY_VPP:
     case HLM_EXPLAIN_KEY_MICROBATCH_SIZE:
         return (struct tries){value - 1, 1, -1};
     case HLM_EXPLAIN_KEY_SP:
@@ -132,19 +147,19 @@ static struct tries tries_of(const struct hlm_search_problem *problem, enum hlm_
 static bool may_be_legal(const struct hlm_search_problem *problem, enum hlm_explain_key key,
                          int64_t value)
 {
-    const bool degree =
-        key == HLM_EXPLAIN_KEY_DP || key == HLM_EXPLAIN_KEY_TP || key == HLM_EXPLAIN_KEY_PP;
+    const bool degree = key == HLM_EXPLAIN_KEY_DP || key == HLM_EXPLAIN_KEY_TP ||
+                        key == HLM_EXPLAIN_KEY_PP || key == HLM_EXPLAIN_KEY_CP;
     if (degree) {
         return hlm_cluster_num_devices(problem->cluster) % value == 0;
     }
     return key != HLM_EXPLAIN_KEY_MICROBATCH_SIZE || problem->global_batch_size % value == 0;
 }
 
-/* With all of dp, tp and pp required, one can't change alone: dp follows tp and pp, pp follows dp.
- */
+/* With all of dp, tp, pp and cp required, one can't change alone: dp follows the others, pp follows
+ * dp. */
 static void let_others_follow(struct hlm_search_require *require, enum hlm_explain_key key)
 {
-    if (key == HLM_EXPLAIN_KEY_TP || key == HLM_EXPLAIN_KEY_PP) {
+    if (key == HLM_EXPLAIN_KEY_TP || key == HLM_EXPLAIN_KEY_PP || key == HLM_EXPLAIN_KEY_CP) {
         hlm_explain_free_key(require, HLM_EXPLAIN_KEY_DP);
     } else if (key == HLM_EXPLAIN_KEY_DP && hlm_explain_requires(require, HLM_EXPLAIN_KEY_TP)) {
         hlm_explain_free_key(require, HLM_EXPLAIN_KEY_PP);

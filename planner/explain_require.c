@@ -85,7 +85,7 @@ struct hlm_search_require hlm_explain_merge(const struct hlm_search_require *own
                                             const struct hlm_search_require *asked)
 {
     static const enum hlm_explain_key degrees[] = {HLM_EXPLAIN_KEY_DP, HLM_EXPLAIN_KEY_TP,
-                                                   HLM_EXPLAIN_KEY_PP};
+                                                   HLM_EXPLAIN_KEY_PP, HLM_EXPLAIN_KEY_CP};
     struct hlm_search_require merged = *own;
     bool names_degree = false;
     for (size_t i = 0; i < sizeof(degrees) / sizeof(degrees[0]); i++) {

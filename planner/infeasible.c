@@ -9,19 +9,28 @@
 
 /* --- the column that comes closest --- */
 
+static bool is_plain(const struct hlm_strategy *strategy)
+{
+    return strategy->schedule == HLM_SCHEDULE_GPIPE || strategy->schedule == HLM_SCHEDULE_1F1B;
+}
+
 bool hlm_infeasible_find_closest(const struct hlm_search_problem *problem,
                                  const struct hlm_strategy *strategies, int32_t num_strategies,
                                  struct hlm_infeasible_closest *out)
 {
     struct hlm_arena *kept = hlm_arena_new(), *scratch = hlm_arena_new();
     struct hlm_pricer_cache *cache = hlm_pricer_cache_new(kept, problem);
-    bool found = false;
+    bool found = false, any_plain = false;
+    for (int32_t i = 0; i < num_strategies; i++) {
+        any_plain = any_plain || is_plain(&strategies[i]);
+    }
     for (int32_t i = 0; i < num_strategies; i++) {
         const struct hlm_arena_mark mark = hlm_arena_mark(scratch);
         struct hlm_column column;
         struct hlm_err unused;
-        if (hlm_column_init(scratch, cache, &strategies[i], &column, &unused) == HLM_OK) {
-            const struct hlm_column_excess excess = hlm_column_find_excess(&column);
+        if (is_plain(&strategies[i]) == any_plain &&
+            hlm_column_init(scratch, cache, &strategies[i], &column, &unused) == HLM_OK) {
+            const struct hlm_column_excess excess = hlm_column_find_excess(cache, &column);
             if (!found || excess.bytes < out->excess.bytes) {
                 *out = (struct hlm_infeasible_closest){strategies[i], excess};
                 found = true;
@@ -47,17 +56,37 @@ static enum hlm_memory_kind largest_kind(const struct hlm_stage_memory *memory)
 
 /* --- what would help --- */
 
+/* Layers spread as evenly over the ranks as they can be; whether that fits. */
+static bool even_layers_fit(struct hlm_arena *scratch, const struct hlm_rank_problem *problem)
+{
+    const int32_t p = problem->order->num_ranks;
+    int32_t *totals = HLM_ARENA_ARRAY(scratch, int32_t, p);
+    for (int32_t r = 0; r < p; r++) {
+        totals[r] = (int32_t)((int64_t)problem->num_layers * (r + 1) / p) -
+                    (int32_t)((int64_t)problem->num_layers * r / p);
+    }
+    struct hlm_rank_partition partition =
+        hlm_rank_partition_new(scratch, problem->order->num_stages);
+    hlm_rank_spread(problem, totals, &partition);
+    return hlm_rank_choose_recompute(scratch, problem, &partition);
+}
+
 static bool column_fits(struct hlm_pricer_cache *cache, const struct hlm_strategy *strategy)
 {
     struct hlm_arena *kept = hlm_arena_new(), *scratch = hlm_arena_new();
     struct hlm_column column;
     struct hlm_err unused;
     bool fits = false;
-    if (hlm_column_init(kept, cache, strategy, &column, &unused) == HLM_OK) {
-        hlm_column_complete(kept, &column);
-        struct hlm_pattern_set *set = hlm_pattern_set_new(kept, &column.placement);
-        struct hlm_bound_windows windows;
-        fits = hlm_bound_narrow(scratch, set, (double)INFINITY, &windows);
+    if (hlm_column_init(kept, cache, strategy, &column, &unused) == HLM_OK &&
+        hlm_column_may_fit(&column)) {
+        hlm_column_complete(kept, cache, &column);
+        if (column.is_ranked) {
+            fits = even_layers_fit(scratch, &column.ranks);
+        } else {
+            struct hlm_pattern_set *set = hlm_pattern_set_new(kept, &column.placement);
+            struct hlm_bound_windows windows;
+            fits = hlm_bound_narrow(scratch, set, (double)INFINITY, &windows);
+        }
     }
     hlm_arena_free(scratch);
     hlm_arena_free(kept);
@@ -101,6 +130,8 @@ WAIVER(schedule, -1)
 WAIVER(sp, -1)
 WAIVER(ep, 0)
 WAIVER(dp, 0)
+WAIVER(vpp, 0)
+WAIVER(cp, 0)
 WAIVER(pp, 0)
 WAIVER(tp, 0)
 #undef WAIVER
@@ -112,6 +143,8 @@ static const struct waiver waivers[] = {
     {"schedule", waive_schedule},
     {"sp", waive_sp},
     {"ep", waive_ep},
+    {"vpp", waive_vpp},
+    {"cp", waive_cp},
     {"dp", waive_dp},
     {"pp", waive_pp},
     {"tp", waive_tp},
@@ -190,7 +223,7 @@ enum hlm_status hlm_infeasible_explain(const struct hlm_search_problem *problem,
         num_strategies, strategy->dp, strategy->tp, strategy->pp,
         (long long)strategy->microbatch_size, strategy->zero, strategy->ep,
         hlm_schedule_texts[strategy->schedule], hlm_fmt_bytes((double)closest.excess.bytes).text,
-        memory->stage, strategy->pp, hlm_fmt_bytes((double)memory->peak_bytes).text,
+        memory->stage, strategy->pp * strategy->vpp, hlm_fmt_bytes((double)memory->peak_bytes).text,
         hlm_fmt_bytes((double)memory->limit_bytes).text, hlm_memory_kind_texts[kind],
         hlm_fmt_bytes((double)memory->bytes[kind]).text, help);
 }

@@ -4,11 +4,13 @@
 
 #include "planner/column_placement.h"
 
-/* Whether any legal strategy has a partition that fits; a problem without a legal one has none. */
+/* Whether any legal strategy has a partition that fits (of schedules other than gpipe and 1f1b:
+ * even layers); a problem without a legal one has none. */
 bool hlm_infeasible_fits(const struct hlm_search_problem *problem);
 
 /* Of these strategies the one with the smallest excess of memory when layers are spread evenly
- * (hlm_column_find_excess). False: the cost model refuses all of them. */
+ * (hlm_column_find_excess); of gpipe and 1f1b where there are any. False: the cost model refuses
+ * all of them. */
 struct hlm_infeasible_closest {
     struct hlm_strategy strategy;
     struct hlm_column_excess excess;

@@ -10,10 +10,14 @@
 #define HLM_PLANNER_MASTER_GLPK_H
 
 #include "planner/partition_glpk.h"
+#include "planner/rank_ilp.h"
 
+/* Of gpipe or 1f1b: set and windows; of another schedule: ranks and caps. */
 struct hlm_master_column {
     struct hlm_pattern_set *set;
     const struct hlm_bound_windows *windows; /* cutoff: the same for all columns */
+    struct hlm_rank_set *ranks;              /* NULL: set */
+    const struct hlm_rank_caps *caps;
 };
 
 struct hlm_master {
@@ -25,8 +29,8 @@ struct hlm_master {
     int32_t num_nodes;
 };
 
-/* unit: ilp.h. ends: as many elements as the largest num_stages, filled like a partition of the
- * column. */
+/* unit: ilp.h. ends: as many elements as the largest num_stages (or num_ranks); filled like a
+ * partition of the column, or with the layers that its ranks have. */
 struct hlm_master hlm_master_glpk(struct hlm_arena *scratch,
                                   const struct hlm_master_column *columns, int32_t num_columns,
                                   double unit_s, int32_t max_nodes, int32_t *ends);

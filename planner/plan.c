@@ -69,9 +69,9 @@ static enum hlm_status check_stages(const struct hlm_plan *plan, const char *whe
                             "%s: $.stages[%d].tp: expected strategy.tp = %d, found %d", where, s,
                             plan->strategy.tp, stage->tp);
         }
-        if (stage->rank_group != s % plan->strategy.pp) {
+        if (stage->rank_group != hlm_layout_stage_rank(&plan->strategy, s)) {
             return hlm_fail(err, HLM_INPUT, "%s: $.stages[%d].rank_group: expected %d, found %d",
-                            where, s, s % plan->strategy.pp, stage->rank_group);
+                            where, s, hlm_layout_stage_rank(&plan->strategy, s), stage->rank_group);
         }
         if (stage->device_group >= plan->cluster.num_groups) {
             return hlm_fail(err, HLM_INPUT,

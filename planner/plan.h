@@ -53,8 +53,10 @@ struct hlm_plan_prediction {
                    tensor_parallel, pipeline (bubble, transfer), data_parallel, optimizer */
     double mfu; /* dense peak of dtype; causal attention counted half for decoders */
     double tokens_per_s;
-    double cost_per_token;                 /* currency of price_per_device_hour; 0: no prices */
-    const struct hlm_stage_memory *memory; /* [num_stages] */
+    double cost_per_token; /* currency of price_per_device_hour; 0: no prices */
+    /* [num_stages], at the moment when the stage's rank holds most. A rank with several stages has
+     * the sum of their peaks; what they share (TRANSIENT, FIXED) stands with the first. */
+    const struct hlm_stage_memory *memory;
     int32_t num_memory;
     struct hlm_plan_interval interval;
 };
@@ -62,8 +64,9 @@ struct hlm_plan_prediction {
 #define HLM_PROOF_MAP(X)                                                                           \
     X(OPTIMAL, "optimal")                                                                          \
     X(FEASIBLE, "feasible")                                                                        \
-    X(INFEASIBLE, "infeasible") X(UNKNOWN, "unknow"                                                \
-                                           "n")
+    X(INFEASIBLE, "infeasible")                                                                    \
+    X(UNKNOWN, "unknow"                                                                            \
+               "n")
 enum hlm_proof {
 #define X(name, text) HLM_PROOF_##name,
     HLM_PROOF_MAP(X)
@@ -80,7 +83,7 @@ struct hlm_plan_master {
 /* What a search was restricted to. Degrees that are 0 (sp, zero, schedule, recompute: -1) are free.
  */
 struct hlm_search_require {
-    int32_t dp, tp, pp, ep, sp, zero, schedule, recompute;
+    int32_t dp, tp, pp, cp, vpp, ep, sp, zero, schedule, recompute;
     int64_t microbatch_size;
 };
 
@@ -183,6 +186,15 @@ HLM_MUST_CHECK enum hlm_status hlm_plan_simulate(struct hlm_arena *arena,
 /* The pipeline rank whose gradients are reduced last: it decides when the optimizers start, and the
  * trees of predicted and measured parts are about it. */
 int32_t hlm_plan_critical_rank(const struct hlm_plan_simulation *simulation);
+
+/* The predicted peak of a pipeline rank: the sum over its stages. */
+int64_t hlm_plan_rank_peak_bytes(const struct hlm_plan *plan, int32_t rank);
+
+/* Memory of the stages of one rank (see hlm_plan_prediction): fills out[s] of its stages. `pricer`
+ * is that of their device group. */
+void hlm_plan_rank_memory(const struct hlm_model *model, const struct hlm_pricer *pricer,
+                          const struct hlm_plan_stage *stages, int32_t num_stages,
+                          const struct hlm_rank_held *held, struct hlm_stage_memory *out);
 
 /* Block kind and recompute mode of a layer of a plan's stage. */
 enum hlm_block_kind hlm_plan_layer_kind(const struct hlm_model *model, int32_t layer);

@@ -106,31 +106,47 @@ static enum hlm_memory_kind largest_kind(const struct hlm_stage_memory *memory)
     return largest;
 }
 
+static enum hlm_status check_rank_memory(const struct pricing *pricing,
+                                         const struct hlm_rank_held *held,
+                                         const struct hlm_stage_memory *memory, struct hlm_err *err)
+{
+    struct hlm_stage_memory all = memory[held->stages[0]];
+    all.peak_bytes = 0;
+    for (int32_t kind = 0; kind < HLM_NUM_MEMORY_KINDS; kind++) {
+        all.bytes[kind] = 0;
+        for (int32_t c = 0; c < held->num_chunks; c++) {
+            all.bytes[kind] += memory[held->stages[c]].bytes[kind];
+        }
+        all.peak_bytes += all.bytes[kind];
+    }
+    const int64_t excess = all.peak_bytes - all.limit_bytes;
+    if (excess <= 0) {
+        return HLM_OK;
+    }
+    const enum hlm_memory_kind kind = largest_kind(&all);
+    const char *who = "stage";
+    if (held->num_chunks > 1) {
+        who =
+            hlm_arena_printf(pricing->arena, "the rank of %d stages with stage", held->num_chunks);
+    }
+    return hlm_fail(err, HLM_NO,
+                    "%s %d needs %s, %s more than the %s of a device; most of it is %s (%s)", who,
+                    held->stages[0], hlm_fmt_bytes((double)all.peak_bytes).text,
+                    hlm_fmt_bytes((double)excess).text, hlm_fmt_bytes((double)all.limit_bytes).text,
+                    hlm_memory_kind_texts[kind], hlm_fmt_bytes((double)all.bytes[kind]).text);
+}
+
 static enum hlm_status make_memory(const struct pricing *pricing,
                                    const struct hlm_stage_memory **out, struct hlm_err *err)
 {
-    struct hlm_stage_memory *memory =
-        HLM_ARENA_ARRAY(pricing->arena, struct hlm_stage_memory, pricing->num_stages);
-    for (int32_t s = 0; s < pricing->num_stages; s++) {
-        const struct hlm_stage_shape shape =
-            hlm_plan_stage_shape(pricing->model, pricing->stages, pricing->num_stages, s);
-        const int32_t in_flight =
-            hlm_schedule_in_flight(pricing->strategy->schedule, pricing->num_stages,
-                                   (int32_t)pricing->strategy->num_microbatches, s);
-        hlm_stage_memory(stage_pricer(pricing, s), &shape, &pricing->simulation->stages[s],
-                         in_flight, &memory[s]);
-        const int64_t excess = memory[s].peak_bytes - memory[s].limit_bytes;
-        if (excess > 0) {
-            const enum hlm_memory_kind kind = largest_kind(&memory[s]);
-            return hlm_fail(err, HLM_NO,
-                            "stage %d needs %s, %s more than the %s of a device; most of it is %s "
-                            "(%s)",
-                            s, hlm_fmt_bytes((double)memory[s].peak_bytes).text,
-                            hlm_fmt_bytes((double)excess).text,
-                            hlm_fmt_bytes((double)memory[s].limit_bytes).text,
-                            hlm_memory_kind_texts[kind],
-                            hlm_fmt_bytes((double)memory[s].bytes[kind]).text);
-        }
+    const int32_t n = pricing->num_stages;
+    struct hlm_stage_memory *memory = HLM_ARENA_ARRAY(pricing->arena, struct hlm_stage_memory, n);
+    const struct hlm_schedule *schedule = pricing->simulation->schedule;
+    const struct hlm_rank_held *held = hlm_schedule_held(pricing->arena, schedule);
+    for (int32_t rank = 0; rank < schedule->num_ranks; rank++) {
+        hlm_plan_rank_memory(pricing->model, stage_pricer(pricing, held[rank].stages[0]),
+                             pricing->stages, n, &held[rank], memory);
+        HLM_TRY(check_rank_memory(pricing, &held[rank], memory, err));
     }
     *out = memory;
     return HLM_OK;
@@ -165,16 +181,27 @@ static bool part_is_compute(enum hlm_part part)
 }
 
 static struct hlm_time_node compute_node(struct hlm_arena *arena, const char *name,
-                                         const struct hlm_pass_cost *pass, double times)
+                                         const struct hlm_pass_cost *pass)
 {
     struct hlm_time_node parts[HLM_NUM_PARTS];
     int32_t num_parts = 0;
     for (int32_t part = 0; part < HLM_NUM_PARTS; part++) {
         if (part_is_compute((enum hlm_part)part)) {
-            parts[num_parts++] = leaf(hlm_part_text((enum hlm_part)part), times * pass->part[part]);
+            parts[num_parts++] = leaf(hlm_part_text((enum hlm_part)part), pass->part[part]);
         }
     }
     return branch(arena, name, parts, num_parts);
+}
+
+/* Reductions of all stages of a rank. */
+static double rank_reduce_s(const struct hlm_plan_simulation *simulation, int32_t rank)
+{
+    double seconds = 0.0;
+    for (int32_t s = 0; s < simulation->schedule->num_stages; s++) {
+        seconds +=
+            simulation->schedule->stage_rank[s] == rank ? simulation->costs.reduce_s[s] : 0.0;
+    }
+    return seconds;
 }
 
 int32_t hlm_plan_critical_rank(const struct hlm_plan_simulation *simulation)
@@ -183,7 +210,7 @@ int32_t hlm_plan_critical_rank(const struct hlm_plan_simulation *simulation)
     int32_t critical = 0;
     double latest_s = -1.0;
     for (int32_t r = 0; r < simulation->schedule->num_ranks; r++) {
-        const double end_s = result->ranks[r].compute_end_s + simulation->costs.reduce_s[r];
+        const double end_s = result->ranks[r].compute_end_s + rank_reduce_s(simulation, r);
         if (end_s > latest_s) {
             latest_s = end_s;
             critical = r;
@@ -192,41 +219,72 @@ int32_t hlm_plan_critical_rank(const struct hlm_plan_simulation *simulation)
     return critical;
 }
 
+/* What a rank computes in a step, forward and backward (in halves or not) of all its stages. */
+struct rank_passes {
+    struct hlm_pass_cost forward, backward;
+};
+
+static void add_pass(struct hlm_pass_cost *sum, const struct hlm_pass_cost *pass)
+{
+    sum->seconds += pass->seconds;
+    for (int32_t part = 0; part < HLM_NUM_PARTS; part++) {
+        sum->part[part] += pass->part[part];
+    }
+}
+
+static struct rank_passes find_passes(const struct hlm_plan_simulation *simulation, int32_t rank)
+{
+    const struct hlm_rank_actions *list = &simulation->schedule->ranks[rank];
+    struct rank_passes passes = {0};
+    for (int32_t i = 0; i < list->num_actions; i++) {
+        const struct hlm_action action = list->actions[i];
+        if (!hlm_action_is_compute(action.kind)) {
+            continue;
+        }
+        const struct hlm_stage_cost *cost = &simulation->stages[action.stage];
+        const struct hlm_pass_cost *const costs[] = {[HLM_ACTION_F] = &cost->forward,
+                                                     [HLM_ACTION_B] = &cost->backward,
+                                                     [HLM_ACTION_I] = &cost->input_grad,
+                                                     [HLM_ACTION_W] = &cost->weight_grad};
+        add_pass(action.kind == HLM_ACTION_F ? &passes.forward : &passes.backward,
+                 costs[action.kind]);
+    }
+    return passes;
+}
+
+static struct hlm_time_node both_ways(struct hlm_arena *arena, const char *name,
+                                      const struct rank_passes *passes, enum hlm_part part)
+{
+    const struct hlm_time_node parts[] = {leaf("forward_s", passes->forward.part[part]),
+                                          leaf("backward_s", passes->backward.part[part])};
+    return branch(arena, name, parts, 2);
+}
+
 static struct hlm_time_node make_parts(const struct pricing *pricing)
 {
     struct hlm_arena *arena = pricing->arena;
     const struct hlm_plan_simulation *simulation = pricing->simulation;
-    const int32_t rank = hlm_plan_critical_rank(pricing->simulation);
+    const int32_t rank = hlm_plan_critical_rank(simulation);
     const struct hlm_sim_rank *ran = &simulation->result.ranks[rank];
-    const struct hlm_stage_cost *cost = &simulation->stages[rank];
-    const double m = (double)pricing->strategy->num_microbatches;
-    const double reduce_s = cost->reduce_s, sync_s = simulation->costs.sync_s;
+    const struct rank_passes passes = find_passes(simulation, rank);
+    const double reduce_s = rank_reduce_s(simulation, rank), sync_s = simulation->costs.sync_s;
     const double idle_s = ran->compute_end_s - ran->busy_s;
     const double optimizer_s = simulation->result.step_s - ran->compute_end_s - reduce_s - sync_s;
 
-    const struct hlm_time_node tensor[] = {
-        leaf("forward_s", m * cost->forward.part[HLM_PART_TP_COMM]),
-        leaf("backward_s", m * cost->backward.part[HLM_PART_TP_COMM])};
-    const struct hlm_time_node context[] = {
-        leaf("forward_s", m * cost->forward.part[HLM_PART_CP_COMM]),
-        leaf("backward_s", m * cost->backward.part[HLM_PART_CP_COMM])};
-    const struct hlm_time_node expert[] = {
-        leaf("forward_s", m * cost->forward.part[HLM_PART_EP_COMM]),
-        leaf("backward_s", m * cost->backward.part[HLM_PART_EP_COMM])};
     const struct hlm_time_node pipeline[] = {leaf("bubble_s", idle_s - ran->wait_transfer_s),
                                              leaf("transfer_s", ran->wait_transfer_s)};
-    const struct hlm_time_node data[] = {
-        leaf("forward_s", m * cost->forward.part[HLM_PART_DP_COMM]),
-        leaf("backward_s", m * cost->backward.part[HLM_PART_DP_COMM]), leaf("reduce_s", reduce_s),
-        leaf("sync_s", sync_s)};
-    const struct hlm_time_node parts[] = {compute_node(arena, "forward", &cost->forward, m),
-                                          compute_node(arena, "backward", &cost->backward, m),
-                                          branch(arena, "tensor_parallel", tensor, 2),
-                                          branch(arena, "context_parallel", context, 2),
-                                          branch(arena, "expert_parallel", expert, 2),
-                                          branch(arena, "pipeline", pipeline, 2),
-                                          branch(arena, "data_parallel", data, 4),
-                                          leaf("optimizer", optimizer_s)};
+    const struct hlm_time_node data[] = {leaf("forward_s", passes.forward.part[HLM_PART_DP_COMM]),
+                                         leaf("backward_s", passes.backward.part[HLM_PART_DP_COMM]),
+                                         leaf("reduce_s", reduce_s), leaf("sync_s", sync_s)};
+    const struct hlm_time_node parts[] = {
+        compute_node(arena, "forward", &passes.forward),
+        compute_node(arena, "backward", &passes.backward),
+        both_ways(arena, "tensor_parallel", &passes, HLM_PART_TP_COMM),
+        both_ways(arena, "context_parallel", &passes, HLM_PART_CP_COMM),
+        both_ways(arena, "expert_parallel", &passes, HLM_PART_EP_COMM),
+        branch(arena, "pipeline", pipeline, 2),
+        branch(arena, "data_parallel", data, 4),
+        leaf("optimizer", optimizer_s)};
     struct hlm_time_node step =
         branch(arena, "step", parts, (int32_t)(sizeof(parts) / sizeof(parts[0])));
     HLM_ASSERT(fabs(step.seconds - simulation->result.step_s) <= 1e-9 * simulation->result.step_s);
@@ -251,14 +309,13 @@ static double spread_frac(const struct pricing *pricing)
                                                         : attention;
     }
     const int32_t rank = hlm_plan_critical_rank(pricing->simulation);
-    const struct hlm_stage_cost *cost = &pricing->simulation->stages[rank];
-    const double m = (double)pricing->strategy->num_microbatches;
-    const struct hlm_pass_cost *passes[] = {&cost->forward, &cost->backward};
+    const struct rank_passes both = find_passes(pricing->simulation, rank);
+    const struct hlm_pass_cost *passes[] = {&both.forward, &both.backward};
     double seconds = 0.0;
     for (int32_t i = 0; i < 2; i++) {
-        seconds += m * (gemm * passes[i]->part[HLM_PART_GEMM] +
-                        attention * passes[i]->part[HLM_PART_ATTENTION] +
-                        device->memory.source.spread_frac * passes[i]->part[HLM_PART_MEMORY_BOUND]);
+        seconds += gemm * passes[i]->part[HLM_PART_GEMM] +
+                   attention * passes[i]->part[HLM_PART_ATTENTION] +
+                   device->memory.source.spread_frac * passes[i]->part[HLM_PART_MEMORY_BOUND];
     }
     return seconds / pricing->simulation->result.step_s;
 }

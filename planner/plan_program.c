@@ -112,7 +112,7 @@ static enum hlm_status add_blocks(struct hlm_arena *arena, const struct hlm_plan
         .model = &plan->model,
         .strategy = &plan->strategy,
         .backend = plan->cluster.groups[placed->device_group].device.backend,
-        .last_stage_copy = plan->model.tied_embeddings && plan->strategy.pp > 1};
+        .last_stage_copy = plan->model.tied_embeddings && hlm_layout_ends_apart(&plan->strategy)};
     const struct hlm_block *block = NULL;
     if (index == 0) {
         HLM_TRY(hlm_lowering_block(arena, &input, HLM_BLOCK_EMBEDDING, HLM_RECOMPUTE_NONE, &block,

@@ -19,39 +19,121 @@ static struct hlm_plan_recompute recompute_counts(int32_t num_layers, int32_t se
         .none = num_layers - selective - full, .selective = selective, .full = full};
 }
 
-static bool stage_fits(const struct hlm_pricer *pricer, const struct hlm_plan_stage *stages,
-                       int32_t num_stages, int32_t stage)
+void hlm_plan_rank_memory(const struct hlm_model *model, const struct hlm_pricer *pricer,
+                          const struct hlm_plan_stage *stages, int32_t num_stages,
+                          const struct hlm_rank_held *held, struct hlm_stage_memory *out)
 {
-    const struct hlm_stage_shape shape =
-        hlm_plan_stage_shape(pricer->model, stages, num_stages, stage);
-    struct hlm_stage_cost cost;
-    hlm_stage_cost(pricer, &shape, &cost);
-    struct hlm_stage_memory memory;
-    hlm_stage_memory(pricer, &shape, &cost,
-                     hlm_schedule_in_flight(pricer->strategy->schedule, num_stages,
-                                            (int32_t)pricer->strategy->num_microbatches, stage),
-                     &memory);
-    return memory.peak_bytes <= memory.limit_bytes;
+    struct hlm_arena *scratch = hlm_arena_new();
+    struct hlm_stage_cost *costs = HLM_ARENA_ARRAY(scratch, struct hlm_stage_cost, num_stages);
+    int64_t *slots = HLM_ARENA_ARRAY(scratch, int64_t, num_stages);
+    int64_t transient_bytes = 0;
+    for (int32_t c = 0; c < held->num_chunks; c++) {
+        const int32_t s = held->stages[c];
+        const struct hlm_stage_shape shape = hlm_plan_stage_shape(model, stages, num_stages, s);
+        hlm_stage_cost(pricer, &shape, &costs[s]);
+        slots[s] = costs[s].slot_bytes;
+        transient_bytes =
+            costs[s].transient_bytes > transient_bytes ? costs[s].transient_bytes : transient_bytes;
+    }
+    const int32_t row = hlm_rank_held_most(held, slots);
+    for (int32_t c = 0; c < held->num_chunks; c++) {
+        const int32_t s = held->stages[c];
+        const struct hlm_stage_shape shape = hlm_plan_stage_shape(model, stages, num_stages, s);
+        hlm_stage_memory(pricer, &shape, &costs[s], held->counts[row * held->num_chunks + c],
+                         &out[s]);
+        out[s].peak_bytes -= out[s].bytes[HLM_MEMORY_TRANSIENT] + out[s].bytes[HLM_MEMORY_FIXED];
+        out[s].bytes[HLM_MEMORY_TRANSIENT] = c == 0 ? transient_bytes : 0;
+        out[s].bytes[HLM_MEMORY_FIXED] = c == 0 ? out[s].bytes[HLM_MEMORY_FIXED] : 0;
+        out[s].peak_bytes += out[s].bytes[HLM_MEMORY_TRANSIENT] + out[s].bytes[HLM_MEMORY_FIXED];
+    }
+    hlm_arena_free(scratch);
+}
+
+int64_t hlm_plan_rank_peak_bytes(const struct hlm_plan *plan, int32_t rank)
+{
+    int64_t bytes = 0;
+    for (int32_t s = 0; s < plan->num_stages; s++) {
+        bytes += plan->stages[s].rank_group == rank ? plan->prediction.memory[s].peak_bytes : 0;
+    }
+    return bytes;
+}
+
+/* A rank of a plan under construction. */
+struct rank_choice {
+    const struct hlm_pricer *pricer;
+    struct hlm_plan_stage *stages;
+    int32_t num_stages;
+    const struct hlm_rank_held *held;
+    struct hlm_stage_memory *memory; /* [num_stages] */
+};
+
+static bool rank_fits(const struct rank_choice *rank)
+{
+    hlm_plan_rank_memory(rank->pricer->model, rank->pricer, rank->stages, rank->num_stages,
+                         rank->held, rank->memory);
+    int64_t peak_bytes = 0;
+    for (int32_t c = 0; c < rank->held->num_chunks; c++) {
+        peak_bytes += rank->memory[rank->held->stages[c]].peak_bytes;
+    }
+    return peak_bytes <= rank->memory[rank->held->stages[0]].limit_bytes;
+}
+
+/* `count` layers of the rank recompute in the mode, the rest of those that do at all selectively:
+ * the first stages first, whose activations are held longest. */
+static void spread_recompute(const struct rank_choice *rank, int32_t selective, int32_t full)
+{
+    for (int32_t c = 0; c < rank->held->num_chunks; c++) {
+        struct hlm_plan_stage *stage = &rank->stages[rank->held->stages[c]];
+        const int32_t n = stage->num_layers;
+        const int32_t own_full = full < n ? full : n;
+        const int32_t own_selective = selective < n - own_full ? selective : n - own_full;
+        stage->recompute = recompute_counts(n, own_selective, own_full);
+        full -= own_full;
+        selective -= own_selective;
+    }
 }
 
 /* The fewest recomputing layers that fit: selective ones first, then full ones in their place.
  * Where nothing fits, all full: pricing then says what is missing. */
-static void choose_recompute(const struct hlm_pricer *pricer, struct hlm_plan_stage *stages,
-                             int32_t num_stages, int32_t stage)
+static void choose_recompute(const struct rank_choice *rank)
 {
-    const int32_t n = stages[stage].num_layers;
+    int32_t n = 0;
+    for (int32_t c = 0; c < rank->held->num_chunks; c++) {
+        n += rank->stages[rank->held->stages[c]].num_layers;
+    }
     for (int32_t selective = 0; selective <= n; selective++) {
-        stages[stage].recompute = recompute_counts(n, selective, 0);
-        if (stage_fits(pricer, stages, num_stages, stage)) {
+        spread_recompute(rank, selective, 0);
+        if (rank_fits(rank)) {
             return;
         }
     }
     for (int32_t full = 1; full <= n; full++) {
-        stages[stage].recompute = recompute_counts(n, n - full, full);
-        if (stage_fits(pricer, stages, num_stages, stage)) {
+        spread_recompute(rank, n - full, full);
+        if (rank_fits(rank)) {
             return;
         }
     }
+}
+
+static enum hlm_status choose_all(struct hlm_arena *arena, const struct hlm_pricer *pricer,
+                                  struct hlm_plan_stage *stages, int32_t num_stages,
+                                  struct hlm_err *err)
+{
+    const struct hlm_strategy *strategy = pricer->strategy;
+    const struct hlm_schedule *schedule = NULL;
+    HLM_TRY(hlm_schedule_build(arena, strategy->schedule, strategy->pp, strategy->vpp,
+                               (int32_t)strategy->num_microbatches, &schedule, err));
+    const struct hlm_rank_held *held = hlm_schedule_held(arena, schedule);
+    for (int32_t rank = 0; rank < strategy->pp; rank++) {
+        const struct rank_choice choice = {
+            .pricer = pricer,
+            .stages = stages,
+            .num_stages = num_stages,
+            .held = &held[rank],
+            .memory = HLM_ARENA_ARRAY(arena, struct hlm_stage_memory, num_stages)};
+        choose_recompute(&choice);
+    }
+    return HLM_OK;
 }
 
 enum hlm_status hlm_plan_even_stages(struct hlm_arena *arena, const struct hlm_model *model,
@@ -69,7 +151,7 @@ enum hlm_status hlm_plan_even_stages(struct hlm_arena *arena, const struct hlm_m
     int32_t first = 0;
     for (int32_t s = 0; s < n; s++) {
         stages[s] = (struct hlm_plan_stage){
-            .rank_group = s % strategy->pp,
+            .rank_group = hlm_layout_stage_rank(strategy, s),
             .first_layer = first,
             .num_layers = lengths[s],
             .device_group = hlm_layout_device_group(strategy, cluster, s),
@@ -83,9 +165,7 @@ enum hlm_status hlm_plan_even_stages(struct hlm_arena *arena, const struct hlm_m
         struct hlm_pricer pricer;
         HLM_TRY(
             hlm_pricer_init(arena, model, strategy, cluster, stages[0].device_group, &pricer, err));
-        for (int32_t s = 0; s < n; s++) {
-            choose_recompute(&pricer, stages, n, s);
-        }
+        HLM_TRY(choose_all(arena, &pricer, stages, n, err));
     }
     *out = stages;
     *out_num = n;

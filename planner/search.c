@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/fmt.h"
 #include "planner/columns.h"
@@ -21,7 +22,7 @@ static bool comes_before(const struct hlm_search_candidate *a, const struct hlm_
     if (a->bound_s < b->bound_s || a->bound_s > b->bound_s) {
         return a->bound_s < b->bound_s;
     }
-    return a->strategy < b->strategy;
+    return a->index < b->index;
 }
 
 static void heap_swap(struct hlm_search_state *search, int32_t i, int32_t j)
@@ -31,8 +32,24 @@ static void heap_swap(struct hlm_search_state *search, int32_t i, int32_t j)
     search->heap[j] = other;
 }
 
+/* A larger array of the same items. */
+static void *grow(struct hlm_arena *arena, const void *items, size_t size, int32_t count,
+                  int32_t *room)
+{
+    *room = *room == 0 ? 1024 : 2 * *room;
+    void *larger = hlm_arena_alloc(arena, (size_t)*room, size);
+    if (count > 0) {
+        memcpy(larger, items, (size_t)count * size);
+    }
+    return larger;
+}
+
 static void heap_push(struct hlm_search_state *search, const struct hlm_search_candidate *candidate)
 {
+    if (search->heap_size == search->heap_room) {
+        search->heap = grow(search->kept, search->heap, sizeof(*search->heap), search->heap_size,
+                            &search->heap_room);
+    }
     int32_t at = search->heap_size++;
     search->heap[at] = *candidate;
     while (at > 0 && comes_before(&search->heap[at], &search->heap[(at - 1) / 2])) {
@@ -63,8 +80,7 @@ static struct hlm_search_candidate heap_pop(struct hlm_search_state *search)
 
 /* --- incumbents --- */
 
-/* Nothing slower than this is wanted: neither as the plan nor as a runner-up. */
-static double limit_s(const struct hlm_search_state *search)
+double hlm_search_limit_s(const struct hlm_search_state *search)
 {
     const int32_t last = search->problem->top_k;
     return search->num_planned > last ? search->planned[last]->best_step_s : (double)INFINITY;
@@ -78,6 +94,10 @@ static void rank_column(struct hlm_search_state *search, struct hlm_search_colum
         at++;
     }
     if (at == search->num_planned) {
+        if (at == search->planned_room) {
+            search->planned = grow(search->kept, search->planned,
+                                   sizeof(struct hlm_search_column *), at, &search->planned_room);
+        }
         search->planned[search->num_planned++] = expanded;
     }
     for (; at > 0 && search->planned[at - 1]->best_step_s > expanded->best_step_s * (1 + tie_frac);
@@ -87,20 +107,35 @@ static void rank_column(struct hlm_search_state *search, struct hlm_search_colum
     }
 }
 
+void hlm_search_take_plan(struct hlm_search_state *search, struct hlm_search_column *expanded,
+                          const struct hlm_plan_stage *stages, double step_s)
+{
+    search->certificate.num_simulated++;
+    if (step_s < expanded->best_step_s * (1 - tie_frac)) {
+        const size_t num_stages = (size_t)hlm_column_num_stages(&expanded->column);
+        expanded->best_step_s = step_s;
+        expanded->stages = hlm_arena_memdup(expanded->arena, stages, num_stages * sizeof(*stages));
+        rank_column(search, expanded);
+    }
+}
+
+void hlm_search_take_ilp(struct hlm_search_state *search, struct hlm_search_column *expanded,
+                         double objective_s)
+{
+    if (objective_s < search->least_ilp_s) {
+        search->least_ilp_s = objective_s;
+        search->least_ilp = expanded;
+    }
+}
+
 static void simulate_ends(struct hlm_search_state *search, struct hlm_search_column *expanded,
                           const int32_t *ends)
 {
     const struct hlm_arena_mark mark = hlm_arena_mark(search->scratch);
     const struct hlm_plan_stage *stages =
         hlm_column_stages(search->scratch, expanded->set, &expanded->column, ends);
-    const double step_s = hlm_column_simulate(search->scratch, &expanded->column, stages);
-    search->certificate.num_simulated++;
-    if (step_s < expanded->best_step_s * (1 - tie_frac)) {
-        expanded->best_step_s = step_s;
-        expanded->stages = hlm_arena_memdup(expanded->arena, stages,
-                                            (size_t)expanded->column.strategy.pp * sizeof(*stages));
-        rank_column(search, expanded);
-    }
+    hlm_search_take_plan(search, expanded, stages,
+                         hlm_column_simulate(search->scratch, &expanded->column, stages));
     hlm_arena_rewind(search->scratch, mark);
 }
 
@@ -136,18 +171,16 @@ static double improve_ends(struct hlm_pattern_set *set, int32_t *ends)
 }
 
 static struct hlm_search_column *expanded_new(const struct hlm_search_state *search,
-                                              int32_t strategy)
+                                              const struct hlm_strategy *strategy)
 {
     struct hlm_arena *arena = hlm_arena_new();
-    struct hlm_search_column *expanded = HLM_ARENA_NEW(search->kept, struct hlm_search_column);
+    struct hlm_search_column *expanded = HLM_ARENA_NEW(arena, struct hlm_search_column);
     struct hlm_err unused; /* the cost model took it before */
     expanded->arena = arena;
-    const enum hlm_status status = hlm_column_init(
-        arena, search->cache, &search->strategies[strategy], &expanded->column, &unused);
+    const enum hlm_status status =
+        hlm_column_init(arena, search->cache, strategy, &expanded->column, &unused);
     HLM_ASSERT(status == HLM_OK);
-    hlm_column_complete(arena, &expanded->column);
-    expanded->set = hlm_pattern_set_new(arena, &expanded->column.placement);
-    expanded->ends = HLM_ARENA_ARRAY(arena, int32_t, expanded->column.strategy.pp);
+    hlm_column_complete(arena, search->cache, &expanded->column);
     expanded->ends_bound_s = INFINITY;
     expanded->best_step_s = INFINITY;
     return expanded;
@@ -162,30 +195,91 @@ static bool fits(const struct hlm_search_state *search, const struct hlm_search_
     return some;
 }
 
-/* False: the column is out, and its memory is freed. */
-static bool expand(struct hlm_search_state *search, struct hlm_search_candidate *candidate)
+/* The threshold of a gpipe or 1f1b column. */
+static bool expand_stages(struct hlm_search_state *search, struct hlm_search_column *expanded,
+                          double *bound_s, bool *out_feasible)
 {
-    struct hlm_search_column *expanded = expanded_new(search, candidate->strategy);
-    const bool feasible = fits(search, expanded);
-    const double threshold_s =
-        feasible ? hlm_bound_threshold(search->scratch, expanded->set, candidate->bound_s,
-                                       limit_s(search), expanded->ends)
-                 : (double)INFINITY;
-    search->certificate.num_infeasible += feasible ? 0 : 1;
+    expanded->set = hlm_pattern_set_new(expanded->arena, &expanded->column.placement);
+    expanded->ends = HLM_ARENA_ARRAY(expanded->arena, int32_t, expanded->column.strategy.pp);
+    *out_feasible = fits(search, expanded);
+    const double threshold_s = *out_feasible
+                                   ? hlm_bound_threshold(search->scratch, expanded->set, *bound_s,
+                                                         hlm_search_limit_s(search), expanded->ends)
+                                   : (double)INFINITY;
     if (isinf(threshold_s)) {
-        hlm_arena_free(expanded->arena);
         return false;
     }
-    search->expanded[search->num_expanded++] = expanded;
-    candidate->expanded = expanded;
-    candidate->level = HLM_LEVEL_THRESHOLD;
-    candidate->bound_s = fmax(candidate->bound_s, threshold_s);
-    expanded->threshold_s = candidate->bound_s;
+    *bound_s = fmax(*bound_s, threshold_s);
     expanded->ends_bound_s = improve_ends(expanded->set, expanded->ends);
     if (isfinite(expanded->ends_bound_s)) {
         simulate_ends(search, expanded, expanded->ends);
     }
     return true;
+}
+
+/* False: the column is out, and its memory is freed. */
+static bool expand(struct hlm_search_state *search, struct hlm_search_candidate *candidate)
+{
+    struct hlm_search_column *expanded = expanded_new(search, candidate->strategy);
+    bool feasible = true;
+    const bool stays =
+        expanded->column.is_ranked
+            ? hlm_search_expand_ranks(search, expanded, &candidate->bound_s, &feasible)
+            : expand_stages(search, expanded, &candidate->bound_s, &feasible);
+    search->certificate.num_infeasible += feasible ? 0 : 1;
+    if (!stays) {
+        hlm_arena_free(expanded->arena);
+        return false;
+    }
+    if (search->num_expanded == search->expanded_room) {
+        search->expanded = grow(search->kept, search->expanded, sizeof(struct hlm_search_column *),
+                                search->num_expanded, &search->expanded_room);
+    }
+    search->expanded[search->num_expanded++] = expanded;
+    candidate->expanded = expanded;
+    candidate->level = HLM_LEVEL_THRESHOLD;
+    expanded->threshold_s = candidate->bound_s;
+    return true;
+}
+
+/* --- from the family to the closed form --- */
+
+/* Puts the columns of the family into the heap. */
+static void list_family(struct hlm_search_state *search,
+                        const struct hlm_search_candidate *candidate)
+{
+    search->num_families_left--;
+    const struct hlm_strategy *members =
+        hlm_columns_members(search->kept, search->problem, candidate->family);
+    for (int64_t i = 0; i < candidate->family->num_members; i++) {
+        struct hlm_search_candidate member = *candidate;
+        member.index += 1 + i;
+        member.strategy = &members[i];
+        member.level = HLM_LEVEL_LISTED_ONLY;
+        heap_push(search, &member);
+    }
+}
+
+/* False: the column can't fit. */
+static bool close_form(struct hlm_search_state *search, struct hlm_search_candidate *candidate)
+{
+    const struct hlm_arena_mark mark = hlm_arena_mark(search->scratch);
+    struct hlm_column column;
+    struct hlm_err unused;
+    candidate->level = HLM_LEVEL_CLOSED_FORM;
+    const bool priced = hlm_column_init(search->scratch, search->cache, candidate->strategy,
+                                        &column, &unused) == HLM_OK;
+    HLM_ASSERT(priced); /* the family was; ZeRO and schedules change no operator */
+    bool may_fit = hlm_column_may_fit(&column);
+    if (may_fit) {
+        const double bound_s = column.is_ranked ? hlm_column_memory_bound(search->cache, &column)
+                                                : hlm_bound_closed_form(&column.placement);
+        candidate->bound_s = fmax(candidate->bound_s, bound_s);
+        may_fit = isfinite(bound_s);
+    }
+    search->certificate.num_infeasible += may_fit ? 0 : 1;
+    hlm_arena_rewind(search->scratch, mark);
+    return may_fit;
 }
 
 /* --- from the threshold to the ILP --- */
@@ -213,23 +307,19 @@ static bool solve_column(struct hlm_search_state *search, const struct hlm_searc
     return found;
 }
 
-/* False: nothing in the column is as good as the limit. */
-static bool solve(struct hlm_search_state *search, struct hlm_search_candidate *candidate)
+/* The ILP of a gpipe or 1f1b column. */
+static bool solve_stages(struct hlm_search_state *search, struct hlm_search_column *expanded,
+                         double *bound_s)
 {
-    struct hlm_search_column *expanded = candidate->expanded;
     const int32_t p = expanded->column.strategy.pp;
-    const double cutoff_s = fmin(limit_s(search), expanded->ends_bound_s) * (1 + 1e-6);
+    const double cutoff_s = fmin(hlm_search_limit_s(search), expanded->ends_bound_s) * (1 + 1e-6);
     struct hlm_partition partition = {.ends = HLM_ARENA_ARRAY(expanded->arena, int32_t, p)};
     double least_s = 0.0;
     if (!solve_column(search, expanded, cutoff_s, &partition, &least_s)) {
         return false;
     }
-    candidate->level = HLM_LEVEL_SOLVED;
-    candidate->bound_s = fmax(candidate->bound_s, fmin(least_s, partition.bound_s));
-    if (partition.bound_s < search->least_ilp_s) {
-        search->least_ilp_s = partition.bound_s;
-        search->least_ilp = expanded;
-    }
+    *bound_s = fmax(*bound_s, fmin(least_s, partition.bound_s));
+    hlm_search_take_ilp(search, expanded, partition.bound_s);
     bool same = true;
     for (int32_t s = 0; s < p; s++) {
         same = same && partition.ends[s] == expanded->ends[s];
@@ -242,6 +332,16 @@ static bool solve(struct hlm_search_state *search, struct hlm_search_candidate *
     return true;
 }
 
+/* False: nothing in the column is as good as the limit. */
+static bool solve(struct hlm_search_state *search, struct hlm_search_candidate *candidate)
+{
+    struct hlm_search_column *expanded = candidate->expanded;
+    candidate->level = HLM_LEVEL_SOLVED;
+    return expanded->column.is_ranked
+               ? hlm_search_solve_ranks(search, expanded, &candidate->bound_s)
+               : solve_stages(search, expanded, &candidate->bound_s);
+}
+
 /* --- from the ILP to the gap --- */
 
 struct listing {
@@ -250,8 +350,7 @@ struct listing {
     bool gave_up;
 };
 
-/* What the search need not go below: the best step less the gap that is allowed. */
-static double goal_s(const struct hlm_search_state *search)
+double hlm_search_goal_s(const struct hlm_search_state *search)
 {
     return hlm_search_best_step_s(search) * (1 - search->problem->max_gap_frac) * (1 - tie_frac);
 }
@@ -267,21 +366,29 @@ static double simulate_listed(void *context, const struct hlm_partition *partiti
         return -INFINITY;
     }
     simulate_ends(search, listing->expanded, partition->ends);
-    return goal_s(search);
+    return hlm_search_goal_s(search);
+}
+
+static bool list_stages(struct hlm_search_state *search, struct hlm_search_column *expanded)
+{
+    struct listing listing = {.search = search, .expanded = expanded};
+    struct hlm_arena *scratch = hlm_arena_new(); /* simulating rewinds the search's own */
+    struct hlm_bound_windows windows;
+    if (hlm_bound_narrow(scratch, expanded->set, hlm_search_goal_s(search), &windows)) {
+        hlm_partition_list(scratch, expanded->set, &windows, simulate_listed, &listing);
+    }
+    hlm_arena_free(scratch);
+    return !listing.gave_up;
 }
 
 static void list_partitions(struct hlm_search_state *search, struct hlm_search_candidate *candidate)
 {
-    struct listing listing = {.search = search, .expanded = candidate->expanded};
-    struct hlm_arena *scratch = hlm_arena_new(); /* simulating rewinds the search's own */
-    struct hlm_bound_windows windows;
-    if (hlm_bound_narrow(scratch, candidate->expanded->set, goal_s(search), &windows)) {
-        hlm_partition_list(scratch, candidate->expanded->set, &windows, simulate_listed, &listing);
-    }
-    hlm_arena_free(scratch);
-    candidate->level = listing.gave_up ? HLM_LEVEL_GIVEN_UP : HLM_LEVEL_LISTED;
-    if (!listing.gave_up) {
-        candidate->bound_s = fmax(candidate->bound_s, goal_s(search));
+    struct hlm_search_column *expanded = candidate->expanded;
+    const bool all = expanded->column.is_ranked ? hlm_search_list_ranks(search, expanded)
+                                                : list_stages(search, expanded);
+    candidate->level = all ? HLM_LEVEL_LISTED : HLM_LEVEL_GIVEN_UP;
+    if (all) {
+        candidate->bound_s = fmax(candidate->bound_s, hlm_search_goal_s(search));
     }
 }
 
@@ -290,6 +397,11 @@ static void list_partitions(struct hlm_search_state *search, struct hlm_search_c
 static bool advance(struct hlm_search_state *search, struct hlm_search_candidate *candidate)
 {
     switch (candidate->level) {
+    case HLM_LEVEL_FAMILY:
+        list_family(search, candidate);
+        return false;
+    case HLM_LEVEL_LISTED_ONLY:
+        return close_form(search, candidate);
     case HLM_LEVEL_CLOSED_FORM:
         return expand(search, candidate);
     case HLM_LEVEL_THRESHOLD:
@@ -309,7 +421,8 @@ static bool gap_is_done(const struct hlm_search_state *search,
                         const struct hlm_search_candidate *top)
 {
     const bool solved = top->level >= HLM_LEVEL_SOLVED || top->bound_s >= search->least_ilp_s;
-    return top->level == HLM_LEVEL_GIVEN_UP || (top->bound_s >= goal_s(search) && solved);
+    return top->level == HLM_LEVEL_GIVEN_UP ||
+           (top->bound_s >= hlm_search_goal_s(search) && solved);
 }
 
 static void report(const struct hlm_search_state *search, double total)
@@ -321,19 +434,41 @@ static void report(const struct hlm_search_state *search, double total)
     (void)snprintf(detail, sizeof(detail), "best %s, bound %s",
                    hlm_fmt_seconds(hlm_search_best_step_s(search)).text,
                    hlm_fmt_seconds(search->heap[0].bound_s).text);
-    search->progress(search->progress_context, total - search->heap_size, total, detail);
+    search->progress(search->progress_context, total - search->num_families_left, total, detail);
 }
 
-/* Columns that a level takes out have no plan at all or none within the limit. */
+/* Columns that a level takes out have no plan at all or none within the limit. Listing the
+ * partitions of a column is put off until no other column is as promising: it may take long, and a
+ * better plan from elsewhere may make it unnecessary. */
 static void close_gap(struct hlm_search_state *search)
 {
     const double total = search->heap_size;
-    while (search->heap_size > 0 && !gap_is_done(search, &search->heap[0])) {
-        struct hlm_search_candidate top = heap_pop(search);
-        if (advance(search, &top)) {
-            heap_push(search, &top);
+    struct hlm_search_candidate *waiting = NULL;
+    int32_t num_waiting = 0, room = 0;
+    for (;;) {
+        while (search->heap_size > 0 && !gap_is_done(search, &search->heap[0])) {
+            struct hlm_search_candidate top = heap_pop(search);
+            if (top.level == HLM_LEVEL_SOLVED) {
+                if (num_waiting == room) {
+                    waiting = grow(search->kept, waiting, sizeof(*waiting), num_waiting, &room);
+                }
+                waiting[num_waiting++] = top;
+            } else if (advance(search, &top)) {
+                heap_push(search, &top);
+            }
+            report(search, total);
         }
-        report(search, total);
+        for (int32_t i = 0; i < num_waiting; i++) {
+            heap_push(search, &waiting[i]);
+        }
+        num_waiting = 0;
+        if (search->heap_size == 0 || gap_is_done(search, &search->heap[0])) {
+            return;
+        }
+        HLM_ASSERT(search->heap[0].level == HLM_LEVEL_SOLVED);
+        struct hlm_search_candidate top = heap_pop(search);
+        list_partitions(search, &top);
+        heap_push(search, &top);
     }
 }
 
@@ -345,7 +480,8 @@ static void find_runners_up(struct hlm_search_state *search)
     struct hlm_search_candidate *settled =
         HLM_ARENA_ARRAY(search->kept, struct hlm_search_candidate, search->heap_size);
     int32_t num_settled = 0;
-    while (search->heap_size > 0 && search->heap[0].bound_s < limit_s(search) * allowed) {
+    while (search->heap_size > 0 &&
+           search->heap[0].bound_s < hlm_search_limit_s(search) * allowed) {
         struct hlm_search_candidate top = heap_pop(search);
         if (top.level >= HLM_LEVEL_SOLVED) {
             settled[num_settled++] = top;
@@ -358,40 +494,44 @@ static void find_runners_up(struct hlm_search_state *search)
     }
 }
 
-static enum hlm_status init_heap(struct hlm_search_state *search, int32_t num_strategies,
+static enum hlm_status init_heap(struct hlm_search_state *search,
+                                 const struct hlm_column_family *families, int32_t num_families,
                                  struct hlm_err *err)
 {
-    search->heap = HLM_ARENA_ARRAY(search->kept, struct hlm_search_candidate, num_strategies);
-    for (int32_t i = 0; i < num_strategies; i++) {
-        const struct hlm_arena_mark mark = hlm_arena_mark(search->scratch);
-        struct hlm_column column;
-        if (hlm_column_init(search->scratch, search->cache, &search->strategies[i], &column, err) ==
+    int64_t index = 0;
+    for (int32_t i = 0; i < num_families; i++) {
+        struct hlm_search_candidate candidate = {
+            .index = index, .family = &families[i], .level = HLM_LEVEL_FAMILY};
+        if (hlm_family_bound(search->cache, &families[i].strategy, &candidate.bound_s, err) ==
             HLM_OK) {
-            const struct hlm_search_candidate candidate = {
-                .strategy = i, .bound_s = hlm_bound_closed_form(&column.placement)};
             heap_push(search, &candidate);
+            search->num_families_left++;
+            search->certificate.num_columns += families[i].num_members;
+            index += 1 + families[i].num_members;
         }
-        hlm_arena_rewind(search->scratch, mark);
     }
-    search->certificate.num_columns = search->heap_size;
     return search->heap_size > 0 ? HLM_OK : HLM_NO;
+}
+
+static enum hlm_status explain_infeasible(struct hlm_search_state *search, struct hlm_err *err)
+{
+    const struct hlm_strategy *strategies = NULL;
+    int32_t num_strategies = 0;
+    HLM_TRY(hlm_columns_list(search->kept, search->problem, &strategies, &num_strategies, err));
+    return hlm_infeasible_explain(search->problem, strategies, num_strategies, err);
 }
 
 static enum hlm_status search_columns(struct hlm_arena *arena, struct hlm_search_state *search,
                                       const struct hlm_plan **out, struct hlm_err *err)
 {
-    int32_t num_strategies = 0;
-    HLM_TRY(
-        hlm_columns_list(search->kept, search->problem, &search->strategies, &num_strategies, err));
-    search->planned = HLM_ARENA_ARRAY(search->kept, struct hlm_search_column *, num_strategies);
-    search->expanded = HLM_ARENA_ARRAY(search->kept, struct hlm_search_column *, num_strategies);
-    HLM_TRY(init_heap(search, num_strategies, err));
+    const struct hlm_column_family *families = NULL;
+    int32_t num_families = 0;
+    HLM_TRY(hlm_columns_families(search->kept, search->problem, &families, &num_families, err));
+    HLM_TRY(init_heap(search, families, num_families, err));
     close_gap(search);
     find_runners_up(search);
-    if (search->num_planned == 0) {
-        return hlm_infeasible_explain(search->problem, search->strategies, num_strategies, err);
-    }
-    return hlm_search_answer(arena, search, out, err);
+    return search->num_planned == 0 ? explain_infeasible(search, err)
+                                    : hlm_search_answer(arena, search, out, err);
 }
 
 enum hlm_status hlm_search(struct hlm_arena *arena, const struct hlm_search_problem *problem,
@@ -399,6 +539,7 @@ enum hlm_status hlm_search(struct hlm_arena *arena, const struct hlm_search_prob
                                             const char *detail),
                            void *context, const struct hlm_plan **out, struct hlm_err *err)
 {
+    HLM_TRY(hlm_ilp_check_solver(err));
     if (problem->cluster->num_groups > 1) {
         return hlm_fail(
             err, HLM_NO,
@@ -411,6 +552,7 @@ enum hlm_status hlm_search(struct hlm_arena *arena, const struct hlm_search_prob
         .kept = hlm_arena_new(),
         .scratch = hlm_arena_new(),
         .least_ilp_s = INFINITY,
+        .is_least_proved = true,
         .work_left = 4e8,
         .certificate = {.require = problem->require, .runnable_only = problem->runnable_only},
         .progress = progress,

@@ -26,7 +26,7 @@ struct hlm_search_problem {
 
 /* HLM_NO when nothing fits: the message names the constraint that fails and by how much for the
  * column that comes closest (stage, bytes missing, which memory kind is largest). progress may be
- * NULL. */
+ * NULL. HLM_ENV: this build has no solver of integer programs (ilp_solve.h). */
 HLM_MUST_CHECK enum hlm_status
 hlm_search(struct hlm_arena *arena, const struct hlm_search_problem *problem,
            void (*progress)(void *context, double done, double total, const char *detail),

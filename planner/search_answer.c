@@ -61,19 +61,31 @@ static enum hlm_proof proof_of(enum hlm_ilp_outcome outcome)
 
 static enum hlm_status solve_master(struct hlm_search_state *search, struct hlm_err *err)
 {
+    if (search->least_ilp == NULL) { /* no column's ILP has a solution that was found */
+        search->certificate.master.status = HLM_PROOF_UNKNOWN;
+        return HLM_OK;
+    }
     const double cutoff_s = search->least_ilp_s * (1 + master_slack_frac);
     struct hlm_search_column *survivors[MAX_MASTER_COLUMNS] = {NULL};
     const int32_t num_survivors = find_survivors(search, cutoff_s, survivors);
     struct hlm_master_column columns[MAX_MASTER_COLUMNS];
     struct hlm_bound_windows windows[MAX_MASTER_COLUMNS];
+    struct hlm_rank_caps caps[MAX_MASTER_COLUMNS];
     int32_t num_columns = 0, most_stages = 1;
     for (int32_t i = 0; i < num_survivors; i++) {
-        if (hlm_bound_narrow(search->kept, survivors[i]->set, cutoff_s, &windows[num_columns])) {
-            columns[num_columns] = (struct hlm_master_column){.set = survivors[i]->set,
-                                                              .windows = &windows[num_columns]};
+        struct hlm_search_column *column = survivors[i];
+        const bool narrowed =
+            column->column.is_ranked
+                ? hlm_rank_narrow(search->kept, column->ranks, cutoff_s, &caps[num_columns])
+                : hlm_bound_narrow(search->kept, column->set, cutoff_s, &windows[num_columns]);
+        if (narrowed) {
+            columns[num_columns] = (struct hlm_master_column){.set = column->set,
+                                                              .windows = &windows[num_columns],
+                                                              .ranks = column->ranks,
+                                                              .caps = &caps[num_columns]};
             num_columns++;
-            const int32_t p = survivors[i]->column.strategy.pp;
-            most_stages = p > most_stages ? p : most_stages;
+            const int32_t n = hlm_column_num_stages(&column->column);
+            most_stages = n > most_stages ? n : most_stages;
         }
     }
     int32_t *ends = HLM_ARENA_ARRAY(search->kept, int32_t, most_stages);
@@ -84,7 +96,7 @@ static enum hlm_status solve_master(struct hlm_search_state *search, struct hlm_
     search->certificate.master = (struct hlm_plan_master){.status = proof_of(master.outcome),
                                                           .objective_s = master.objective_s,
                                                           .num_columns = master.num_columns};
-    if (master.outcome == HLM_ILP_PROVED &&
+    if (master.outcome == HLM_ILP_PROVED && search->is_least_proved &&
         fabs(master.objective_s - search->least_ilp_s) > 1e-6 * search->least_ilp_s) {
         return hlm_fail(err, HLM_FAILED,
                         "the master ILP finds %.9g s, the search %.9g s: one of them is wrong",
@@ -116,7 +128,7 @@ make_runners_up(struct hlm_arena *arena, const struct hlm_search_state *search, 
         HLM_ARENA_ARRAY(arena, struct hlm_plan_runner_up, *out_num);
     for (int32_t i = 0; i < *out_num; i++) {
         const struct hlm_search_column *expanded = search->planned[i + 1];
-        const int32_t p = expanded->column.strategy.pp;
+        const int32_t p = hlm_column_num_stages(&expanded->column);
         runners[i] = (struct hlm_plan_runner_up){
             .strategy = expanded->column.strategy,
             .stages =
@@ -142,8 +154,8 @@ enum hlm_status hlm_search_answer(struct hlm_arena *arena, struct hlm_search_sta
     const struct hlm_search_column *best = search->planned[0];
     const struct hlm_plan *priced = NULL;
     HLM_TRY(hlm_plan_price(arena, search->problem->model, search->problem->cluster,
-                           &best->column.strategy, best->stages, best->column.strategy.pp, &priced,
-                           NULL, err));
+                           &best->column.strategy, best->stages,
+                           hlm_column_num_stages(&best->column), &priced, NULL, err));
     HLM_ASSERT(fabs(priced->prediction.step_time_s - best->best_step_s) <=
                1e-9 * best->best_step_s);
     HLM_TRY(solve_master(search, err));

@@ -5,10 +5,13 @@
 
 #include "planner/bound.h"
 #include "planner/column_placement.h"
+#include "planner/columns.h"
 #include "planner/search.h"
 
-/* What is known of a column. Each level costs more than the one before and raises the bound. */
+/* What is known of a candidate. Each level costs more than the one before and raises the bound. */
 enum hlm_search_level {
+    HLM_LEVEL_FAMILY,      /* all columns of a family: not listed yet */
+    HLM_LEVEL_LISTED_ONLY, /* a column with the bound of its family */
     HLM_LEVEL_CLOSED_FORM, /* microseconds */
     HLM_LEVEL_THRESHOLD,   /* exact memory and recompute; a first partition was simulated */
     HLM_LEVEL_SOLVED,      /* the least bound of its partitions, by the ILP */
@@ -20,35 +23,41 @@ enum hlm_search_level {
 struct hlm_search_column {
     struct hlm_arena *arena;
     struct hlm_column column;
-    struct hlm_pattern_set *set;
-    int32_t *ends;                       /* [pp]: of least bound among those seen */
-    double ends_bound_s;                 /* INFINITY: none yet */
     double threshold_s;                  /* bound at HLM_LEVEL_THRESHOLD */
     const struct hlm_plan_stage *stages; /* of best_step_s */
     double best_step_s;                  /* simulated; INFINITY: none yet */
+    /* gpipe and 1f1b */
+    struct hlm_pattern_set *set;
+    int32_t *ends;       /* [pp]: of least bound among those seen */
+    double ends_bound_s; /* INFINITY: none yet */
+    /* the others */
+    struct hlm_rank_set *ranks;
 };
 
 struct hlm_search_candidate {
-    int32_t strategy;
+    int64_t index; /* of its family, then of the column in it: order of ties */
+    const struct hlm_column_family *family;
+    const struct hlm_strategy *strategy; /* NULL at HLM_LEVEL_FAMILY */
     enum hlm_search_level level;
     double bound_s;
-    struct hlm_search_column *expanded; /* NULL at HLM_LEVEL_CLOSED_FORM */
+    struct hlm_search_column *expanded; /* NULL up to HLM_LEVEL_CLOSED_FORM */
 };
 
 struct hlm_search_state {
     const struct hlm_search_problem *problem;
     struct hlm_arena *kept, *scratch;
     struct hlm_pricer_cache *cache;
-    const struct hlm_strategy *strategies;
     struct hlm_search_candidate *heap; /* least bound first */
-    int32_t heap_size;
+    int32_t heap_size, heap_room;
+    int32_t num_families_left;           /* not listed yet */
     struct hlm_search_column **expanded; /* all that were looked into */
-    int32_t num_expanded;
+    int32_t num_expanded, expanded_room;
     struct hlm_search_column **planned; /* those with a simulated partition, best first */
-    int32_t num_planned;
+    int32_t num_planned, planned_room;
     double least_ilp_s;                  /* least objective of the columns' ILPs, */
     struct hlm_search_column *least_ilp; /* and the column that has it */
-    double work_left; /* stages times microbatches that listing may still simulate */
+    bool is_least_proved;                /* every ILP was solved to its optimum */
+    double work_left; /* simulated actions that listing partitions may still take */
     struct hlm_plan_certificate certificate;
     void (*progress)(void *context, double done, double total, const char *detail);
     void *progress_context;
@@ -56,6 +65,32 @@ struct hlm_search_state {
 
 /* INFINITY before the first. */
 double hlm_search_best_step_s(const struct hlm_search_state *search);
+
+/* Nothing slower than this is wanted: neither as the plan nor as a runner-up. */
+double hlm_search_limit_s(const struct hlm_search_state *search);
+
+/* What the search need not go below: the best step less the gap that is allowed. */
+double hlm_search_goal_s(const struct hlm_search_state *search);
+
+/* A partition of the column was simulated: keeps its stages if it is the column's best. `stages`
+ * is copied. */
+void hlm_search_take_plan(struct hlm_search_state *search, struct hlm_search_column *expanded,
+                          const struct hlm_plan_stage *stages, double step_s);
+
+/* Remembers the least objective of any column's ILP. */
+void hlm_search_take_ilp(struct hlm_search_state *search, struct hlm_search_column *expanded,
+                         double objective_s);
+
+/* --- search_ranks.c: ranked columns, level by level --- */
+
+/* From the closed form to the threshold; false: the column is out (and its arena still there). */
+bool hlm_search_expand_ranks(struct hlm_search_state *search, struct hlm_search_column *expanded,
+                             double *bound_s, bool *out_feasible);
+/* From the threshold to the ILP; false: nothing in the column is as good as the limit. */
+bool hlm_search_solve_ranks(struct hlm_search_state *search, struct hlm_search_column *expanded,
+                            double *bound_s);
+/* From the ILP to the gap; false: too many partitions. */
+bool hlm_search_list_ranks(struct hlm_search_state *search, struct hlm_search_column *expanded);
 
 /* Solves the master ILP, fills the certificate and prices the best column's plan once more. At
  * least one column is planned and solved. HLM_FAILED: the master ILP disagrees with the search. */

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "planner/verify_column.h"
+#include "planner/verify_ranked.h"
 
 /* Sums in another order, and GLPK's tolerance, may differ by this much. */
 static const double slack_frac = 1e-6;
@@ -126,6 +127,7 @@ struct audit {
     const struct hlm_plan *plan;
     const struct hlm_search_require *require;
     struct hlm_arena *arena;
+    struct hlm_pricer_cache *cache; /* for ranked columns */
     double goal_s;
     struct hlm_verify_report *report;
     struct hlm_err *err;
@@ -148,18 +150,18 @@ static enum hlm_status count_verdict(struct audit *audit, const struct hlm_strat
         report->num_winner++;
         return HLM_OK;
     default:
-        return hlm_fail(audit->err, HLM_NO,
-                        "dp=%d tp=%d pp=%d microbatch_size=%lld sp=%d ep=%d zero=%d schedule=%s: "
-                        "the certificate says that nothing is below %.9g s, %s %.9g s",
-                        strategy->dp, strategy->tp, strategy->pp,
-                        (long long)strategy->microbatch_size, strategy->sp, strategy->ep,
-                        strategy->zero, hlm_schedule_texts[strategy->schedule],
-                        audit->plan->certificate->lower_bound_s,
-                        verdict == HLM_VERDICT_FASTER
-                            ? "but a partition simulates to"
-                            : "but more partitions than can be simulated are not bounded by it; "
-                              "the best so far is",
-                        step_s);
+        return hlm_fail(
+            audit->err, HLM_NO,
+            "dp=%d tp=%d pp=%d cp=%d vpp=%d microbatch_size=%lld sp=%d ep=%d zero=%d schedule=%s: "
+            "the certificate says that nothing is below %.9g s, %s %.9g s",
+            strategy->dp, strategy->tp, strategy->pp, strategy->cp, strategy->vpp,
+            (long long)strategy->microbatch_size, strategy->sp, strategy->ep, strategy->zero,
+            hlm_schedule_texts[strategy->schedule], audit->plan->certificate->lower_bound_s,
+            verdict == HLM_VERDICT_FASTER
+                ? "but a partition simulates to"
+                : "but more partitions than can be simulated are not bounded by it; "
+                  "the best so far is",
+            step_s);
     }
 }
 
@@ -168,40 +170,98 @@ static bool agrees(int32_t required, int32_t any, int32_t value)
     return required == any || required == value;
 }
 
-/* The strategies that share all prices: ZeRO stages and schedules. */
+/* A column of a family: ZeRO stage, schedule and chunks. False: it is none. */
+static bool is_column(const struct audit *audit, const struct hlm_strategy *strategy)
+{
+    const struct hlm_schedule_params params = {.kind = strategy->schedule,
+                                               .num_ranks = strategy->pp,
+                                               .chunks = strategy->vpp,
+                                               .num_microbatches =
+                                                   (int32_t)strategy->num_microbatches};
+    struct hlm_err reason;
+    return (strategy->zero == 0 || strategy->dp * (int64_t)strategy->cp > 1) &&
+           (strategy->pp > 1 || strategy->schedule == HLM_SCHEDULE_1F1B) &&
+           agrees(audit->require->zero, -1, strategy->zero) &&
+           agrees(audit->require->schedule, -1, (int32_t)strategy->schedule) &&
+           agrees(audit->require->vpp, 0, strategy->vpp) &&
+           hlm_strategy_check(strategy, &audit->plan->model, &reason) == HLM_OK &&
+           hlm_schedule_check_params(&params, &reason) == HLM_OK &&
+           (!audit->plan->certificate->runnable_only ||
+            hlm_lowering_refusal(&audit->plan->model, strategy) == NULL);
+}
+
+/* The least seconds of the family's whole work on one of pp ranks, for every microbatch: no
+ * schedule and no ZeRO stage takes less. */
+static double family_floor_s(const struct audit *audit, const struct hlm_pricer *pricer)
+{
+    double work_s = 0.0;
+    for (int32_t block = -1; block <= audit->plan->model.num_layers; block++) {
+        const enum hlm_block_kind kind = block < 0 ? HLM_BLOCK_EMBEDDING
+                                         : block == audit->plan->model.num_layers
+                                             ? HLM_BLOCK_HEAD
+                                             : hlm_plan_layer_kind(&audit->plan->model, block);
+        const bool is_layer = block >= 0 && block < audit->plan->model.num_layers;
+        double least_s = INFINITY;
+        for (int32_t mode = 0; mode < (is_layer ? HLM_NUM_RECOMPUTES : 1); mode++) {
+            const struct hlm_block_cost *cost = &pricer->blocks[kind][mode];
+            const bool allowed =
+                !is_layer || audit->require->recompute < 0 || audit->require->recompute == mode;
+            const double backward_s =
+                fmin(cost->backward.seconds, cost->input_grad.seconds + cost->weight_grad.seconds);
+            least_s = allowed ? fmin(least_s, cost->forward.seconds + backward_s) : least_s;
+        }
+        work_s += least_s;
+    }
+    return (double)pricer->strategy->num_microbatches * work_s / pricer->strategy->pp;
+}
+
+static enum hlm_status audit_column(struct audit *audit, const struct hlm_strategy *strategy,
+                                    bool is_bounded)
+{
+    const struct hlm_arena_mark mark = hlm_arena_mark(audit->arena);
+    double step_s = 0.0;
+    enum hlm_verdict verdict = HLM_VERDICT_CLOSED_FORM;
+    if (!is_bounded && strategy->schedule <= HLM_SCHEDULE_1F1B) {
+        struct hlm_pricer pricer;
+        HLM_TRY(hlm_pricer_init(audit->arena, &audit->plan->model, strategy, &audit->plan->cluster,
+                                0, &pricer, audit->err));
+        verdict = hlm_verify_column(&pricer, audit->require->recompute, audit->goal_s, &step_s);
+    } else if (!is_bounded) {
+        verdict = hlm_verify_ranked(audit->cache, strategy, audit->goal_s, &step_s);
+    }
+    hlm_arena_rewind(audit->arena, mark);
+    return count_verdict(audit, strategy, verdict, step_s);
+}
+
 static enum hlm_status audit_family(struct audit *audit, struct hlm_strategy family)
 {
     const struct hlm_arena_mark mark = hlm_arena_mark(audit->arena);
     struct hlm_pricer pricer;
-    bool priced = false;
-    for (int32_t choice = 0; choice < 2 * HLM_NUM_SCHEDULES; choice++) {
-        struct hlm_strategy strategy = family;
-        strategy.zero = choice % 2;
-        strategy.schedule = (enum hlm_schedule_kind)(choice / 2);
-        struct hlm_err reason;
-        hlm_strategy_complete(&strategy);
-        if (!hlm_schedule_is_searched(strategy.schedule) ||
-            (strategy.zero > 0 && strategy.dp == 1) ||
-            (strategy.schedule == HLM_SCHEDULE_GPIPE && strategy.pp == 1) ||
-            !agrees(audit->require->zero, -1, strategy.zero) ||
-            !agrees(audit->require->schedule, -1, (int32_t)strategy.schedule) ||
-            hlm_strategy_check(&strategy, &audit->plan->model, &reason) != HLM_OK ||
-            (audit->plan->certificate->runnable_only &&
-             hlm_lowering_refusal(&audit->plan->model, &strategy) != NULL)) {
-            continue;
-        }
-        if (!priced && hlm_pricer_init(audit->arena, &audit->plan->model, &strategy,
-                                       &audit->plan->cluster, 0, &pricer, &reason) != HLM_OK) {
-            break;
-        }
-        priced = true;
-        pricer.strategy = &strategy;
-        double step_s = 0.0;
-        const enum hlm_verdict verdict =
-            hlm_verify_column(&pricer, audit->require->recompute, audit->goal_s, &step_s);
-        HLM_TRY(count_verdict(audit, &strategy, verdict, step_s));
+    struct hlm_err reason;
+    family.schedule = HLM_SCHEDULE_1F1B;
+    hlm_strategy_complete(&family);
+    if (hlm_strategy_check(&family, &audit->plan->model, &reason) != HLM_OK ||
+        hlm_pricer_init(audit->arena, &audit->plan->model, &family, &audit->plan->cluster, 0,
+                        &pricer, &reason) != HLM_OK) {
+        hlm_arena_rewind(audit->arena, mark);
+        return HLM_OK;
     }
+    const bool is_bounded = family_floor_s(audit, &pricer) >= audit->goal_s;
     hlm_arena_rewind(audit->arena, mark);
+    const int32_t most_vpp = (audit->plan->model.num_layers + 2) / family.pp;
+    for (int32_t schedule = 0; schedule < HLM_NUM_SCHEDULES; schedule++) {
+        for (int32_t choice = 0; choice < 4 * most_vpp; choice++) {
+            struct hlm_strategy strategy = family;
+            strategy.zero = choice % 4;
+            strategy.vpp = choice / 4 + 1;
+            strategy.zero_group = 0;
+            strategy.schedule = (enum hlm_schedule_kind)schedule;
+            hlm_strategy_complete(&strategy);
+            if (is_column(audit, &strategy)) {
+                HLM_TRY(audit_column(audit, &strategy, is_bounded));
+            }
+        }
+    }
     return HLM_OK;
 }
 
@@ -210,7 +270,7 @@ static enum hlm_status audit_experts(struct audit *audit, struct hlm_strategy fa
     const int32_t num_experts = audit->plan->model.moe.num_experts;
     const int32_t most = num_experts > 0 ? num_experts : 1;
     for (int32_t ep = most; ep >= 1; ep--) {
-        const bool divides = most % ep == 0 && (int64_t)family.dp * family.tp % ep == 0;
+        const bool divides = most % ep == 0 && (int64_t)family.dp * family.cp * family.tp % ep == 0;
         if (divides && agrees(audit->require->ep, 0, ep)) {
             family.ep = ep;
             HLM_TRY(audit_family(audit, family));
@@ -241,26 +301,35 @@ static enum hlm_status audit_sizes(struct audit *audit, struct hlm_strategy fami
     return HLM_OK;
 }
 
-static enum hlm_status audit_columns(struct audit *audit)
+static enum hlm_status audit_degrees(struct audit *audit, int64_t dp, int64_t tp, int64_t cp)
 {
     const struct hlm_strategy *given = &audit->plan->strategy;
     const int64_t devices = hlm_cluster_num_devices(&audit->plan->cluster);
+    const int64_t pp = devices / dp / tp / cp;
+    if (dp * tp * cp * pp != devices || !agrees(audit->require->dp, 0, (int32_t)dp) ||
+        !agrees(audit->require->tp, 0, (int32_t)tp) ||
+        !agrees(audit->require->cp, 0, (int32_t)cp) ||
+        !agrees(audit->require->pp, 0, (int32_t)pp)) {
+        return HLM_OK;
+    }
+    return audit_sizes(audit, (struct hlm_strategy){.dp = (int32_t)dp,
+                                                    .tp = (int32_t)tp,
+                                                    .pp = (int32_t)pp,
+                                                    .cp = (int32_t)cp,
+                                                    .global_batch_size = given->global_batch_size,
+                                                    .seq_len = given->seq_len,
+                                                    .dtype = given->dtype,
+                                                    .lowering = given->lowering});
+}
+
+static enum hlm_status audit_columns(struct audit *audit)
+{
+    const int64_t devices = hlm_cluster_num_devices(&audit->plan->cluster);
     for (int64_t dp = 1; dp <= devices; dp++) {
         for (int64_t tp = 1; devices % dp == 0 && tp <= devices / dp; tp++) {
-            const int64_t pp = devices / dp / tp;
-            if (dp * tp * pp != devices || !agrees(audit->require->dp, 0, (int32_t)dp) ||
-                !agrees(audit->require->tp, 0, (int32_t)tp) ||
-                !agrees(audit->require->pp, 0, (int32_t)pp)) {
-                continue;
+            for (int64_t cp = 1; devices / dp % tp == 0 && cp <= devices / dp / tp; cp++) {
+                HLM_TRY(audit_degrees(audit, dp, tp, cp));
             }
-            HLM_TRY(audit_sizes(audit,
-                                (struct hlm_strategy){.dp = (int32_t)dp,
-                                                      .tp = (int32_t)tp,
-                                                      .pp = (int32_t)pp,
-                                                      .global_batch_size = given->global_batch_size,
-                                                      .seq_len = given->seq_len,
-                                                      .dtype = given->dtype,
-                                                      .lowering = given->lowering}));
         }
     }
     return HLM_OK;
@@ -278,7 +347,20 @@ static enum hlm_status check_certificate(struct hlm_arena *arena, const struct h
                           .goal_s = certificate->lower_bound_s * (1 - slack_frac),
                           .report = report,
                           .err = err};
-    HLM_TRY(audit_columns(&audit));
+    const struct hlm_search_problem problem = {.model = &plan->model,
+                                               .cluster = &plan->cluster,
+                                               .global_batch_size =
+                                                   plan->strategy.global_batch_size,
+                                               .seq_len = plan->strategy.seq_len,
+                                               .dtype = plan->strategy.dtype,
+                                               .lowering = plan->strategy.lowering,
+                                               .runnable_only = certificate->runnable_only,
+                                               .require = certificate->require};
+    struct hlm_arena *kept = hlm_arena_new(); /* the audit rewinds its own */
+    audit.cache = hlm_pricer_cache_new(kept, &problem);
+    const enum hlm_status status = audit_columns(&audit);
+    hlm_arena_free(kept);
+    HLM_TRY(status);
     if (report->num_columns != certificate->num_columns) {
         return hlm_fail(err, HLM_NO, "certificate.num_columns = %lld, but %lld are legal",
                         (long long)certificate->num_columns, (long long)report->num_columns);

@@ -99,10 +99,6 @@ HLM_MUST_CHECK enum hlm_status hlm_schedule_build(struct hlm_arena *arena,
                                                   const struct hlm_schedule **out,
                                                   struct hlm_err *err);
 
-/* Whether hlmplan plan considers the kind: it has a bound of its own and a simulation without
- * lists. The others are priced when asked for. */
-bool hlm_schedule_is_searched(enum hlm_schedule_kind kind);
-
 /* The same with what only some kinds have. */
 struct hlm_schedule_params {
     enum hlm_schedule_kind kind;
@@ -116,6 +112,10 @@ HLM_MUST_CHECK enum hlm_status hlm_schedule_build_with(struct hlm_arena *arena,
                                                        const struct hlm_schedule_params *params,
                                                        const struct hlm_schedule **out,
                                                        struct hlm_err *err);
+
+/* Whether it would be built, without building it; HLM_NO with the rule. */
+HLM_MUST_CHECK enum hlm_status hlm_schedule_check_params(const struct hlm_schedule_params *params,
+                                                         struct hlm_err *err);
 
 /* The first of the stages that a rank owns; its OPTIMIZER action bears it. */
 int32_t hlm_schedule_first_stage(const struct hlm_schedule *schedule, int32_t rank);
@@ -131,6 +131,28 @@ int32_t hlm_schedule_in_flight(enum hlm_schedule_kind kind, int32_t num_stages,
 /* The same for all stages of any schedule, from its lists: [num_stages]. */
 const int32_t *hlm_schedule_in_flights(struct hlm_arena *arena,
                                        const struct hlm_schedule *schedule);
+
+/* What a rank holds when it holds most: each row of counts says how many microbatches of each of
+ * its stages it holds at some moment, and no moment has more of every stage. The peak of
+ * activations is the largest of sum_c counts[c] * amount[c] over the rows, whatever the amounts. */
+struct hlm_rank_held {
+    const int32_t *stages; /* [num_chunks]: ascending */
+    int32_t num_chunks;
+    const int32_t *counts; /* [num_rows][num_chunks] */
+    int32_t num_rows;
+};
+/* Of all ranks: [num_ranks]. */
+const struct hlm_rank_held *hlm_schedule_held(struct hlm_arena *arena,
+                                              const struct hlm_schedule *schedule);
+
+/* The largest h known for which the peak of activations is at least h times the sum of all stages'
+ * amounts, whatever the amounts: the least entry of a row, or of the mean of all rows. mean
+ * [num_chunks], filled unless NULL: the entries of that row or mean, so that the peak is at least
+ * sum_c mean[c] * amount[c]. */
+double hlm_rank_held_least(const struct hlm_rank_held *held, double *mean);
+
+/* The row of `held` with the largest sum of counts[c] * amounts[stages[c]]. */
+int32_t hlm_rank_held_most(const struct hlm_rank_held *held, const int64_t *amounts);
 
 /* Memory over time, in any unit: what rank r holds while its k-th compute action runs (a pair
  * counts as one), and its peak. F takes amounts[stage], B or W frees it; a pair takes, then frees.

@@ -79,3 +79,168 @@ const struct hlm_rank_memory *hlm_schedule_memory(struct hlm_arena *arena,
     }
     return memory;
 }
+
+/* The rows of one rank while they are found. */
+struct rows {
+    int32_t num_chunks, num_rows, capacity;
+    int32_t *counts;
+    int32_t last; /* the row that the last moment was found in: orders repeat themselves */
+};
+
+static bool covers(const struct rows *rows, int32_t row, const int32_t *now)
+{
+    const int32_t *counts = &rows->counts[(size_t)row * (size_t)rows->num_chunks];
+    for (int32_t c = 0; c < rows->num_chunks; c++) {
+        if (counts[c] < now[c]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool is_covered(struct rows *rows, const int32_t *now)
+{
+    for (int32_t i = 0; i < rows->num_rows; i++) {
+        const int32_t row = (rows->last + 1 + i) % rows->num_rows;
+        if (covers(rows, row, now)) {
+            rows->last = row;
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool is_covered_by(const struct rows *rows, int32_t row, const int32_t *now)
+{
+    const int32_t *counts = &rows->counts[(size_t)row * (size_t)rows->num_chunks];
+    for (int32_t c = 0; c < rows->num_chunks; c++) {
+        if (counts[c] > now[c]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void copy_row(const struct rows *rows, int32_t to, const int32_t *counts)
+{
+    for (int32_t c = 0; c < rows->num_chunks; c++) {
+        rows->counts[(size_t)to * (size_t)rows->num_chunks + (size_t)c] = counts[c];
+    }
+}
+
+/* Adds what is held now, unless a row has as much; rows that have no more go. */
+static void add_row(struct hlm_arena *arena, struct rows *rows, const int32_t *now)
+{
+    if (rows->num_rows > 0 && is_covered(rows, now)) {
+        return;
+    }
+    int32_t num_kept = 0;
+    for (int32_t row = 0; row < rows->num_rows; row++) {
+        if (!is_covered_by(rows, row, now)) {
+            copy_row(rows, num_kept++, &rows->counts[(size_t)row * (size_t)rows->num_chunks]);
+        }
+    }
+    rows->num_rows = num_kept;
+    if (rows->num_rows == rows->capacity) {
+        rows->capacity = rows->capacity == 0 ? 4 : 2 * rows->capacity;
+        int32_t *larger =
+            HLM_ARENA_ARRAY(arena, int32_t, (size_t)rows->capacity * (size_t)rows->num_chunks);
+        for (int32_t i = 0; i < rows->num_rows * rows->num_chunks; i++) {
+            larger[i] = rows->counts[i];
+        }
+        rows->counts = larger;
+    }
+    rows->last = rows->num_rows;
+    copy_row(rows, rows->num_rows++, now);
+}
+
+static void find_rows(struct hlm_arena *arena, const struct hlm_rank_actions *list,
+                      const int32_t *chunk_of, struct rows *rows)
+{
+    int32_t *now = HLM_ARENA_ARRAY(arena, int32_t, rows->num_chunks);
+    bool grew = false;
+    for (int32_t i = 0; i < list->num_actions; i++) {
+        const struct hlm_action action = list->actions[i];
+        /* A maximum stands in front of what frees behind something that took. */
+        if (frees(action.kind) && grew) {
+            add_row(arena, rows, now);
+            grew = false;
+        }
+        if (hlm_action_is_compute(action.kind)) {
+            now[chunk_of[action.stage]] += (action.kind == HLM_ACTION_F) - frees(action.kind);
+            grew = grew || action.kind == HLM_ACTION_F;
+        }
+    }
+}
+
+const struct hlm_rank_held *hlm_schedule_held(struct hlm_arena *arena,
+                                              const struct hlm_schedule *schedule)
+{
+    struct hlm_rank_held *held = HLM_ARENA_ARRAY(arena, struct hlm_rank_held, schedule->num_ranks);
+    int32_t *chunk_of = HLM_ARENA_ARRAY(arena, int32_t, schedule->num_stages);
+    const size_t most = (size_t)(schedule->num_stages / schedule->num_ranks);
+    for (int32_t rank = 0; rank < schedule->num_ranks; rank++) {
+        int32_t *stages = HLM_ARENA_ARRAY(arena, int32_t, most);
+        struct rows rows = {0};
+        for (int32_t stage = 0; stage < schedule->num_stages; stage++) {
+            if (schedule->stage_rank[stage] == rank) {
+                HLM_ASSERT((size_t)rows.num_chunks < most);
+                chunk_of[stage] = rows.num_chunks;
+                stages[rows.num_chunks++] = stage;
+            }
+        }
+        find_rows(arena, &schedule->ranks[rank], chunk_of, &rows);
+        held[rank] = (struct hlm_rank_held){.stages = stages,
+                                            .num_chunks = rows.num_chunks,
+                                            .counts = rows.counts,
+                                            .num_rows = rows.num_rows};
+    }
+    return held;
+}
+
+int32_t hlm_rank_held_most(const struct hlm_rank_held *held, const int64_t *amounts)
+{
+    int32_t best = 0;
+    int64_t most = -1;
+    for (int32_t row = 0; row < held->num_rows; row++) {
+        int64_t sum = 0;
+        for (int32_t c = 0; c < held->num_chunks; c++) {
+            sum += held->counts[row * held->num_chunks + c] * amounts[held->stages[c]];
+        }
+        if (sum > most) {
+            most = sum;
+            best = row;
+        }
+    }
+    return best;
+}
+
+/* Entry of a row, or of the mean of all where row is num_rows. */
+static double entry(const struct hlm_rank_held *held, int32_t row, int32_t chunk)
+{
+    if (row < held->num_rows) {
+        return held->counts[row * held->num_chunks + chunk];
+    }
+    double sum = 0.0;
+    for (int32_t i = 0; i < held->num_rows; i++) {
+        sum += held->counts[i * held->num_chunks + chunk];
+    }
+    return sum / held->num_rows;
+}
+
+double hlm_rank_held_least(const struct hlm_rank_held *held, double *mean)
+{
+    double best = -1.0;
+    for (int32_t row = 0; row <= held->num_rows; row++) {
+        double least = entry(held, row, 0);
+        for (int32_t c = 1; c < held->num_chunks; c++) {
+            const double count = entry(held, row, c);
+            least = count < least ? count : least;
+        }
+        for (int32_t c = 0; least > best && mean != NULL && c < held->num_chunks; c++) {
+            mean[c] = entry(held, row, c);
+        }
+        best = least > best ? least : best;
+    }
+    return best;
+}

@@ -112,17 +112,29 @@ static const struct hlm_schedule *build(struct hlm_arena *arena, enum hlm_schedu
     return schedule;
 }
 
-enum hlm_status hlm_schedule_build_with(struct hlm_arena *arena,
-                                        const struct hlm_schedule_params *params,
-                                        const struct hlm_schedule **out, struct hlm_err *err)
+static struct hlm_schedule_shape shape_of(const struct hlm_schedule_params *params)
 {
     HLM_ASSERT((unsigned)params->kind < HLM_NUM_SCHEDULES);
     HLM_ASSERT(params->group_size == 0 || params->kind == HLM_SCHEDULE_INTERLEAVED);
-    const struct hlm_schedule_shape shape = {
+    return (struct hlm_schedule_shape){
         .num_ranks = params->num_ranks,
         .chunks = params->chunks,
         .num_microbatches = params->num_microbatches,
         .group_size = params->group_size == 0 ? params->num_ranks : params->group_size};
+}
+
+enum hlm_status hlm_schedule_check_params(const struct hlm_schedule_params *params,
+                                          struct hlm_err *err)
+{
+    const struct hlm_schedule_shape shape = shape_of(params);
+    return check_shape(params->kind, &shape, err);
+}
+
+enum hlm_status hlm_schedule_build_with(struct hlm_arena *arena,
+                                        const struct hlm_schedule_params *params,
+                                        const struct hlm_schedule **out, struct hlm_err *err)
+{
+    const struct hlm_schedule_shape shape = shape_of(params);
     HLM_TRY(check_shape(params->kind, &shape, err));
     *out = build(arena, params->kind, &shape);
     return HLM_OK;
@@ -137,11 +149,6 @@ enum hlm_status hlm_schedule_build(struct hlm_arena *arena, enum hlm_schedule_ki
                                                .chunks = chunks,
                                                .num_microbatches = num_microbatches};
     return hlm_schedule_build_with(arena, &params, out, err);
-}
-
-bool hlm_schedule_is_searched(enum hlm_schedule_kind kind)
-{
-    return kind == HLM_SCHEDULE_GPIPE || kind == HLM_SCHEDULE_1F1B;
 }
 
 int32_t hlm_schedule_in_flight(enum hlm_schedule_kind kind, int32_t num_stages,

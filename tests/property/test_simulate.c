@@ -1,8 +1,10 @@
 /* Properties of the simulator on random pipelines. The seed is printed; SEED=<n> sets it. */
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 
 #include "base/rng.h"
+#include "schedule/simulate_paths.h"
 #include "tests/support/pipeline.h"
 
 enum { MAX_STAGES = 12, MAX_MICROBATCHES = 24, NUM_CASES = 6000 };
@@ -121,6 +123,73 @@ static void same_bits(struct hlm_arena *arena, struct pipeline *pipeline, struct
 static void test_step_has_the_same_bits(void **state)
 {
     for_all(state, 1, same_bits);
+}
+
+/* The order of any schedule, run twice, and the paths through it: equal bits, and no row above. */
+static void order_bits(struct hlm_arena *arena, struct pipeline *pipeline, struct hlm_rng *rng)
+{
+    const enum hlm_schedule_kind kind =
+        (enum hlm_schedule_kind)hlm_rng_next_int(rng, 0, HLM_NUM_SCHEDULES - 1);
+    const int32_t chunks = hlm_schedule_chunks(kind).min, p = (pipeline->p + 1) / 2;
+    const struct hlm_schedule *schedule =
+        pipeline_try(arena, kind, chunks == 1 ? p : (p + 1) / 2, pipeline->m);
+    if (schedule == NULL) {
+        return;
+    }
+    struct hlm_sim_costs costs = costs_of(pipeline);
+    costs.input_grad_s = pipeline->forward_s;
+    costs.weight_grad_s = pipeline->reduce_s;
+    const struct hlm_sim_order *order = NULL;
+    struct hlm_err err;
+    check_ok(hlm_sim_order_new(arena, schedule, &order, &err), &err);
+    const double list_s = pipeline_run(arena, schedule, &costs).step_s;
+    for (int i = 0; i < 2; i++) {
+        const double step_s = hlm_sim_order_step(arena, order, &costs);
+        if (memcmp(&list_s, &step_s, sizeof list_s) != 0) {
+            fail_msg("%s p %d m %d: %.17g from lists, %.17g in order", hlm_schedule_texts[kind],
+                     schedule->num_ranks, pipeline->m, list_s, step_s);
+        }
+    }
+    costs.overlap_reduce = false;
+    const double late_s = hlm_sim_order_step(arena, order, &costs);
+    const struct hlm_path_row *rows = hlm_sim_path_rows(arena, order, &costs);
+    for (int32_t k = 0; k < hlm_sim_num_path_rows(order); k++) {
+        assert_true(hlm_path_row_s(order, &rows[k], &costs) <= late_s * (1 + 1e-12));
+    }
+}
+
+static void test_order_has_the_same_bits(void **state)
+{
+    for_all(state, 8, order_bits);
+}
+
+/* Replicas of a pipeline, each with links of its own, meet only at the end: a step of them all is
+ * that of one pipeline with the slowest replica's links where all replicas' ratios are one. */
+static void folded(struct hlm_arena *arena, struct pipeline *pipeline, struct hlm_rng *rng)
+{
+    enum { NUM_REPLICAS = 4 };
+    double latest_s = 0.0, slowest_s = 0.0;
+    struct pipeline worst = *pipeline;
+    set_both_sides(&worst, false);
+    worst.overlap_reduce = false;
+    for (int replica = 0; replica < NUM_REPLICAS; replica++) {
+        struct pipeline one = worst;
+        const double slower = replica == 0 ? 1.0 : hlm_rng_next_uniform(rng);
+        for (int32_t i = 0; i < one.p; i++) {
+            one.send_forward_s[i] *= slower;
+            one.send_backward_s[i] *= slower;
+        }
+        latest_s = fmax(latest_s, simulate(arena, &one).reduce_end_s);
+    }
+    for (int32_t i = 0; i < worst.p; i++) {
+        slowest_s = fmax(slowest_s, worst.optimizer_s[i]);
+    }
+    check_close(step(arena, &worst), latest_s + worst.sync_s + slowest_s, 1e-13);
+}
+
+static void test_replicas_fold(void **state)
+{
+    for_all(state, 9, folded);
 }
 
 /* The same with a measured duration of its own for every action. */
@@ -335,6 +404,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_step_has_the_same_bits),
+        cmocka_unit_test(test_order_has_the_same_bits),
+        cmocka_unit_test(test_replicas_fold),
         cmocka_unit_test(test_measured_durations),
         cmocka_unit_test(test_monotone),
         cmocka_unit_test(test_scales),

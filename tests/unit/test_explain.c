@@ -167,7 +167,8 @@ static void illegal_names_the_rule(void **state)
         {{.sp = 1, .tp = 1, .zero = -1, .schedule = -1, .recompute = -1}, "sp needs tp > 1"},
         {{.pp = 1, .schedule = HLM_SCHEDULE_GPIPE, .sp = -1, .zero = -1, .recompute = -1},
          "gpipe with pp = 1 is left out"},
-        {{.dp = 1, .zero = 1, .sp = -1, .schedule = -1, .recompute = -1}, "zero with dp = 1"}};
+        {{.dp = 1, .cp = 1, .zero = 1, .sp = -1, .schedule = -1, .recompute = -1},
+         "zero with dp * cp = 1"}};
     struct hlm_arena *arena = hlm_arena_new();
     struct small_problem small;
     small_problem_init(arena, &small, 6, 16, 4LL << 30, 16);
@@ -241,8 +242,10 @@ static void every_change_lets_it_fit(void **state)
             if (sscanf(change->change, "microbatch_size=%d", &microbatch_size) == 1) {
                 changed.problem.require.microbatch_size = microbatch_size;
             } else {
-                assert_string_equal(change->change, "recompute=full");
-                changed.problem.require.recompute = HLM_RECOMPUTE_FULL;
+                const bool full = strcmp(change->change, "recompute=full") == 0;
+                assert_true(full || strcmp(change->change, "recompute=selective") == 0);
+                changed.problem.require.recompute =
+                    full ? HLM_RECOMPUTE_FULL : HLM_RECOMPUTE_SELECTIVE;
             }
         }
         const struct hlm_plan *fits = search(arena, &changed.problem);
@@ -332,6 +335,8 @@ static void shares_are_the_step(void **state)
     small_problem_init(arena, &small, 6, 4, 4LL << 30, 16);
     small.problem.require.tp = 2;
     small.problem.require.pp = 2;
+    small.problem.require.cp = 1;
+    small.problem.require.schedule = HLM_SCHEDULE_1F1B;
     const struct hlm_plan *plan = search(arena, &small.problem);
     const struct hlm_explain_limits limits = limits_of(arena, plan);
     double frac = 0.0;

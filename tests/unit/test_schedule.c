@@ -145,21 +145,12 @@ static void test_first_stage(void **state)
     assert_int_equal(hlm_schedule_first_stage(schedule, 1), 0);
 }
 
-static void test_searched(void **state)
-{
-    (void)state;
-    for (enum hlm_schedule_kind kind = 0; kind < HLM_NUM_SCHEDULES; kind++) {
-        assert_int_equal(hlm_schedule_is_searched(kind), kind <= HLM_SCHEDULE_1F1B);
-    }
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         pipeline_test(test_all_shapes),  pipeline_test(test_orders),
         pipeline_test(test_stage_ranks), pipeline_test(test_illegal_shapes),
         pipeline_test(test_groups),      pipeline_test(test_first_stage),
-        pipeline_test(test_searched),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,3 +1,4 @@
+#include "planner/column_placement.h"
 #include "planner/search.h"
 #include "tests/support/placement.h"
 #include "tests/support/small_problem.h"
@@ -12,62 +13,105 @@ static const struct hlm_plan *search(struct hlm_arena *arena, const struct small
 
 /* --- every plan of a small problem, tried one by one --- */
 
+enum { MAX_STAGES = 8 };
+
 struct exhaustive {
     struct hlm_arena *arena;
     const struct small_problem *small;
     struct hlm_pricer pricer;
+    const struct hlm_schedule *schedule;
     struct hlm_plan_stage *stages;
-    double best_s;
-    int64_t num_plans;
+    struct hlm_pricer_cache *cache;
+    double best_s, strategy_best_s; /* of all; of the strategy at hand */
+    int64_t num_plans, num_strategies;
 };
 
-static bool stage_costs(const struct exhaustive *all, int32_t stage, struct hlm_stage_cost *cost)
+/* Memory of every rank by the walk over its list; costs: [num_stages]. */
+static bool fits(const struct exhaustive *all, const struct hlm_stage_cost *costs)
 {
-    const struct hlm_strategy *strategy = all->pricer.strategy;
-    const struct hlm_stage_shape shape =
-        hlm_plan_stage_shape(&all->small->model, all->stages, strategy->pp, stage);
-    struct hlm_stage_memory memory;
-    hlm_stage_cost(&all->pricer, &shape, cost);
-    hlm_stage_memory(&all->pricer, &shape, cost,
-                     hlm_schedule_in_flight(strategy->schedule, strategy->pp,
-                                            (int32_t)strategy->num_microbatches, stage),
-                     &memory);
-    return memory.peak_bytes <= memory.limit_bytes;
+    int64_t slots[MAX_STAGES];
+    for (int32_t s = 0; s < all->schedule->num_stages; s++) {
+        slots[s] = costs[s].slot_bytes;
+    }
+    const struct hlm_rank_memory *memory = hlm_schedule_memory(all->arena, all->schedule, slots);
+    for (int32_t r = 0; r < all->schedule->num_ranks; r++) {
+        int64_t bytes = memory[r].peak + all->pricer.fixed_bytes, transient = 0;
+        for (int32_t s = 0; s < all->schedule->num_stages; s++) {
+            for (int32_t k = 0; k < HLM_NUM_MEMORY_KINDS && all->schedule->stage_rank[s] == r;
+                 k++) {
+                bytes += costs[s].static_bytes[k];
+                transient =
+                    costs[s].transient_bytes > transient ? costs[s].transient_bytes : transient;
+            }
+        }
+        if (bytes + transient > all->pricer.limit_bytes) {
+            return false;
+        }
+    }
+    return true;
 }
 
 static void simulate_plan(struct exhaustive *all)
 {
-    const struct hlm_strategy *strategy = all->pricer.strategy;
-    double forward_s[4], backward_s[4], reduce_s[4], optimizer_s[4], down_s[4] = {0}, up_s[4] = {0};
-    bool both[4] = {false};
-    for (int32_t s = 0; s < strategy->pp; s++) {
-        struct hlm_stage_cost cost;
-        (void)stage_costs(all, s, &cost);
-        forward_s[s] = cost.forward.seconds;
-        backward_s[s] = cost.backward.seconds;
-        reduce_s[s] = cost.reduce_s;
-        optimizer_s[s] = cost.optimizer_s;
-        if (s + 1 < strategy->pp) {
+    const int32_t n = all->schedule->num_stages;
+    struct hlm_stage_cost cost[MAX_STAGES];
+    double forward_s[MAX_STAGES], backward_s[MAX_STAGES], input_s[MAX_STAGES], weight_s[MAX_STAGES];
+    double reduce_s[MAX_STAGES], optimizer_s[MAX_STAGES];
+    double down_s[MAX_STAGES] = {0}, up_s[MAX_STAGES] = {0};
+    bool both[MAX_STAGES] = {false};
+    for (int32_t s = 0; s < n; s++) {
+        const struct hlm_stage_shape shape =
+            hlm_plan_stage_shape(&all->small->model, all->stages, n, s);
+        hlm_stage_cost(&all->pricer, &shape, &cost[s]);
+        forward_s[s] = cost[s].forward.seconds;
+        backward_s[s] = cost[s].backward.seconds;
+        input_s[s] = cost[s].input_grad.seconds;
+        weight_s[s] = cost[s].weight_grad.seconds;
+        reduce_s[s] = cost[s].reduce_s;
+        optimizer_s[s] = cost[s].optimizer_s;
+        if (s + 1 < n) {
             down_s[s] = up_s[s + 1] = hlm_stage_send_s(&all->pricer, s, &both[s]);
         }
     }
     const struct hlm_sim_costs costs = {.forward_s = forward_s,
                                         .backward_s = backward_s,
+                                        .input_grad_s = input_s,
+                                        .weight_grad_s = weight_s,
                                         .send_forward_s = down_s,
                                         .send_backward_s = up_s,
                                         .needs_both_sides = both,
                                         .reduce_s = reduce_s,
                                         .optimizer_s = optimizer_s,
                                         .sync_s = hlm_stage_sync_s(&all->pricer)};
-    all->best_s = fmin(all->best_s, hlm_simulate_step(all->arena, strategy->schedule, strategy->pp,
-                                                      (int32_t)strategy->num_microbatches, &costs));
-    all->num_plans++;
+    const struct hlm_arena_mark mark = hlm_arena_mark(all->arena);
+    if (fits(all, cost)) {
+        struct hlm_sim_result result = {0};
+        struct hlm_err err;
+        check_ok(hlm_simulate(all->arena, all->schedule, &costs, NULL, false, &result, &err), &err);
+        all->strategy_best_s = fmin(all->strategy_best_s, result.step_s);
+        all->num_plans++;
+    }
+    hlm_arena_rewind(all->arena, mark);
+}
+
+/* Numbers of layers of the stages of one rank differ by one at most. */
+static bool is_even(const struct exhaustive *all, int32_t num_placed)
+{
+    for (int32_t a = 0; a < num_placed; a++) {
+        for (int32_t b = 0; b < num_placed; b++) {
+            if (all->schedule->stage_rank[a] == all->schedule->stage_rank[b] &&
+                abs(all->stages[a].num_layers - all->stages[b].num_layers) > 1) {
+                return false;
+            }
+        }
+    }
+    return true;
 }
 
 /* All lengths and all recompute counts of this stage and those behind it. */
 static void try_stages(struct exhaustive *all, int32_t stage, int32_t first)
 {
-    const int32_t p = all->pricer.strategy->pp, num_layers = all->small->model.num_layers;
+    const int32_t p = all->schedule->num_stages, num_layers = all->small->model.num_layers;
     if (stage == p) {
         simulate_plan(all);
         return;
@@ -77,17 +121,38 @@ static void try_stages(struct exhaustive *all, int32_t stage, int32_t first)
         for (int32_t full = 0; full <= n && (stage < p - 1 || first + n == num_layers); full++) {
             for (int32_t selective = 0; full + selective <= n; selective++) {
                 all->stages[stage] =
-                    (struct hlm_plan_stage){.rank_group = stage,
+                    (struct hlm_plan_stage){.rank_group = all->schedule->stage_rank[stage],
                                             .first_layer = first,
                                             .num_layers = n,
                                             .tp = all->pricer.strategy->tp,
                                             .recompute = {n - full - selective, selective, full}};
-                struct hlm_stage_cost unused;
-                if (stage_costs(all, stage, &unused)) {
+                if (is_even(all, stage + 1)) {
                     try_stages(all, stage + 1, first + n);
                 }
             }
         }
+    }
+}
+
+/* The bounds that leave most columns out are below the best plan of each. */
+static void check_closed_forms(const struct exhaustive *all, const struct hlm_strategy *strategy)
+{
+    const double most_s = all->strategy_best_s * (1 + 1e-12);
+    struct hlm_strategy family = *strategy;
+    struct hlm_column column;
+    struct hlm_err err;
+    double bound_s = 0.0;
+    family.schedule = HLM_SCHEDULE_1F1B;
+    family.vpp = 1;
+    family.zero = 0;
+    family.zero_group = 0;
+    hlm_strategy_complete(&family);
+    check_ok(hlm_family_bound(all->cache, &family, &bound_s, &err), &err);
+    assert_true(bound_s > 0 && bound_s <= most_s);
+    check_ok(hlm_column_init(all->arena, all->cache, strategy, &column, &err), &err);
+    assert_true(hlm_column_may_fit(&column) || isinf(most_s));
+    if (column.is_ranked && hlm_column_may_fit(&column)) {
+        assert_true(hlm_column_memory_bound(all->cache, &column) <= most_s);
     }
 }
 
@@ -96,81 +161,139 @@ static void try_strategy(struct exhaustive *all, struct hlm_strategy strategy)
     struct hlm_err unused;
     hlm_strategy_complete(&strategy);
     if (hlm_strategy_check(&strategy, &all->small->model, &unused) == HLM_OK &&
+        hlm_schedule_build(all->arena, strategy.schedule, strategy.pp, strategy.vpp,
+                           (int32_t)strategy.num_microbatches, &all->schedule, &unused) == HLM_OK &&
         hlm_pricer_init(all->arena, &all->small->model, &strategy, &all->small->cluster, 0,
                         &all->pricer, &unused) == HLM_OK) {
+        all->num_strategies++;
+        all->strategy_best_s = INFINITY;
         try_stages(all, 0, 0);
+        check_closed_forms(all, &strategy);
+        all->best_s = fmin(all->best_s, all->strategy_best_s);
     }
 }
 
-static struct exhaustive try_everything(struct hlm_arena *arena, const struct small_problem *small)
+/* All chunks, ZeRO stages and sp of these degrees. */
+static void try_switches(struct exhaustive *all, struct hlm_strategy strategy)
+{
+    const int32_t most_vpp = (all->small->model.num_layers + 2) / strategy.pp;
+    for (int32_t code = 0; code < 8 * most_vpp; code++) {
+        strategy.sp = code % 2 == 1;
+        strategy.zero = code / 2 % 4;
+        strategy.vpp = code / 8 + 1;
+        if (strategy.zero == 0 || strategy.dp * strategy.cp > 1) {
+            try_strategy(all, strategy);
+        }
+    }
+}
+
+static struct exhaustive try_everything(struct hlm_arena *arena, const struct small_problem *small,
+                                        enum hlm_schedule_kind schedule)
 {
     const struct hlm_search_problem *problem = &small->problem;
     struct exhaustive all = {.arena = arena,
                              .small = small,
-                             .stages = HLM_ARENA_ARRAY(arena, struct hlm_plan_stage, 4),
+                             .stages = HLM_ARENA_ARRAY(arena, struct hlm_plan_stage, MAX_STAGES),
+                             .cache = hlm_pricer_cache_new(arena, problem),
                              .best_s = INFINITY};
     const int32_t devices = small->group.devices_per_node;
-    for (int32_t code = 0; code < devices * devices * 8; code++) {
+    for (int32_t code = 0; code < devices * devices * devices; code++) {
         const int32_t tp = code % devices + 1, pp = code / devices % devices + 1;
-        const int32_t bits = code / devices / devices;
-        for (int64_t size = 1; devices % (tp * pp) == 0 && size <= problem->global_batch_size;
-             size++) {
-            const int32_t dp = devices / tp / pp;
-            if (problem->global_batch_size % (dp * size) == 0) {
-                try_strategy(&all, (struct hlm_strategy){
-                                       .dp = dp,
-                                       .tp = tp,
-                                       .pp = pp,
-                                       .microbatch_size = size,
-                                       .global_batch_size = problem->global_batch_size,
-                                       .seq_len = problem->seq_len,
-                                       .dtype = problem->dtype,
-                                       .lowering = problem->lowering,
-                                       .sp = (bits & 1) != 0,
-                                       .zero = (bits & 2) / 2,
-                                       .schedule = (enum hlm_schedule_kind)((bits & 4) / 4)});
+        const int32_t cp = code / devices / devices + 1;
+        const bool divides = devices % (tp * pp * cp) == 0;
+        for (int64_t size = 1; divides && size <= problem->global_batch_size; size++) {
+            const int32_t dp = devices / tp / pp / cp;
+            if (problem->global_batch_size % (dp * size) == 0 &&
+                (pp > 1 || schedule == HLM_SCHEDULE_1F1B)) {
+                try_switches(&all,
+                             (struct hlm_strategy){.dp = dp,
+                                                   .tp = tp,
+                                                   .pp = pp,
+                                                   .cp = cp,
+                                                   .microbatch_size = size,
+                                                   .global_batch_size = problem->global_batch_size,
+                                                   .seq_len = problem->seq_len,
+                                                   .dtype = problem->dtype,
+                                                   .lowering = problem->lowering,
+                                                   .schedule = schedule});
             }
         }
     }
     return all;
 }
 
-/* Memory from ample to scarce, so that recompute has to be chosen, on both kinds of links. */
+/* The best of all plans is what the search finds and proves. */
+static bool search_is_exact(struct hlm_arena *arena, struct small_problem *small,
+                            enum hlm_schedule_kind schedule, int64_t *num_plans,
+                            int32_t *num_recomputing)
+{
+    small->problem.max_gap_frac = 0;
+    small->problem.require.schedule = (int32_t)schedule;
+    const struct exhaustive all = try_everything(arena, small, schedule);
+    *num_plans += all.num_plans;
+    if (isinf(all.best_s)) {
+        const struct hlm_plan *plan = NULL;
+        struct hlm_err err;
+        check_fails(hlm_search(arena, &small->problem, NULL, NULL, &plan, &err), HLM_NO, &err,
+                    "fits");
+        return false;
+    }
+    const struct hlm_plan *plan = search(arena, small);
+    check_close(plan->prediction.step_time_s, all.best_s, 1e-9);
+    check_close(plan->certificate->lower_bound_s, all.best_s, 1e-8);
+    assert_true(plan->certificate->gap_frac <= 1e-8);
+    assert_int_equal(plan->certificate->num_columns, all.num_strategies);
+    for (int32_t s = 0; s < plan->num_stages; s++) {
+        *num_recomputing += plan->stages[s].recompute.none < plan->stages[s].num_layers;
+    }
+    return true;
+}
+
+/* Every schedule, memory from ample to scarce, so that recompute has to be chosen, on both kinds of
+ * links. */
 static void gap_0_is_the_best_of_all_plans(void **state)
 {
     (void)state;
-    static const int64_t mebibytes[] = {16384, 500, 380, 330};
+    static const int64_t mebibytes[] = {16384, 400, 290, 220};
     int64_t num_plans = 0;
-    int num_recomputing = 0;
-    for (int i = 0; i < 8; i++) {
+    int32_t num_recomputing = 0, num_fit = 0;
+    for (int i = 0; i < 4 * HLM_NUM_SCHEDULES; i++) {
+        const enum hlm_schedule_kind schedule = (enum hlm_schedule_kind)(i / 4);
         struct hlm_arena *arena = hlm_arena_new();
         struct small_problem small;
-        small_problem_init(arena, &small, 4 + i % 2, 4, mebibytes[i / 2] << 20, 8);
-        if (i % 2 == 1) {
+        small_problem_init(arena, &small, 4 + i % 2, 4, mebibytes[i % 4] << 20, 8);
+        if (i % 3 == 1) {
             small_problem_wait_for_both_sides(&small);
         }
-        small.problem.max_gap_frac = 0;
-        const struct exhaustive all = try_everything(arena, &small);
-        num_plans += all.num_plans;
-        if (isinf(all.best_s)) {
-            const struct hlm_plan *plan = NULL;
-            struct hlm_err err;
-            check_fails(hlm_search(arena, &small.problem, NULL, NULL, &plan, &err), HLM_NO, &err,
-                        "fits");
-        } else {
-            const struct hlm_plan *plan = search(arena, &small);
-            check_close(plan->prediction.step_time_s, all.best_s, 1e-9);
-            check_close(plan->certificate->lower_bound_s, all.best_s, 1e-8);
-            assert_true(plan->certificate->gap_frac <= 1e-8);
-            for (int32_t s = 0; s < plan->num_stages; s++) {
-                num_recomputing += plan->stages[s].recompute.none < plan->stages[s].num_layers;
-            }
-        }
+        num_fit += search_is_exact(arena, &small, schedule, &num_plans, &num_recomputing);
         hlm_arena_free(arena);
     }
-    print_message("%lld plans\n", (long long)num_plans);
-    assert_true(num_plans > 10000);
+    print_message("%lld plans, %d problems\n", (long long)num_plans, num_fit);
+    assert_true(num_plans > 10000 && num_fit > 2 * HLM_NUM_SCHEDULES);
     assert_true(num_recomputing > 0);
+}
+
+/* All schedules at once: columns of one family keep each other's bounds. */
+static void gap_0_over_all_schedules(void **state)
+{
+    (void)state;
+    static const int64_t mebibytes[] = {16384, 330};
+    for (int i = 0; i < 2; i++) {
+        struct hlm_arena *arena = hlm_arena_new();
+        struct small_problem small;
+        small_problem_init(arena, &small, 4, 4, mebibytes[i] << 20, 8);
+        small_problem_wait_for_both_sides(&small);
+        small.problem.max_gap_frac = 0;
+        double best_s = INFINITY;
+        for (int kind = 0; kind < HLM_NUM_SCHEDULES; kind++) {
+            best_s =
+                fmin(best_s, try_everything(arena, &small, (enum hlm_schedule_kind)kind).best_s);
+        }
+        const struct hlm_plan *plan = search(arena, &small);
+        check_close(plan->prediction.step_time_s, best_s, 1e-9);
+        check_close(plan->certificate->lower_bound_s, best_s, 1e-8);
+        hlm_arena_free(arena);
+    }
 }
 
 /* --- the certificate --- */
@@ -313,6 +436,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gap_0_is_the_best_of_all_plans),
+        cmocka_unit_test(gap_0_over_all_schedules),
         cmocka_unit_test(certificate_adds_up),
         cmocka_unit_test(runners_up_are_other_columns_in_order),
         cmocka_unit_test(twice_the_same),

@@ -1,0 +1,452 @@
+#include "schedule/simulate_paths.h"
+
+#include <string.h>
+
+enum { NOBODY = -1, MAX_INPUTS = 3 };
+
+/* Paths whose lengths differ by less are taken as equal. */
+static const double tie_frac = 1e-9;
+/* A row is the mean over the chunks through which the rank's longest path is within this. */
+static const double near_frac = 2e-3;
+
+static double at(const double *values, int32_t stage)
+{
+    return values == NULL ? 0.0 : values[stage];
+}
+
+/* One way from an action to one that waits for it; boundary NOBODY: no transfer. */
+struct edge {
+    int32_t from;
+    int32_t boundary;
+    double transfer_s;
+};
+
+/* The graph with its longest paths: head_s up to the start of an action, tail_s from its end. */
+struct graph {
+    const struct hlm_sim_order *order;
+    double total_s;
+    struct edge (*inputs)[MAX_INPUTS]; /* [num_places]; from NOBODY: none */
+    double *duration_s, *head_s, *tail_s;
+    int32_t *rank; /* of each place */
+    int32_t *first,
+        *next; /* [num_ranks] a rank's first place; [num_places] the one behind, NOBODY */
+};
+
+static struct edge edge_into(const struct graph *graph, const struct hlm_sim_costs *costs,
+                             int32_t action, int32_t need)
+{
+    struct edge edge = {.from = need, .boundary = NOBODY};
+    const struct hlm_sim_order *order = graph->order;
+    const int32_t stage = action / HLM_SIM_NUM_KINDS, kind = action % HLM_SIM_NUM_KINDS;
+    const int32_t giver = stage + (kind == HLM_ACTION_F ? -1 : 1);
+    if (need != NOBODY && order->stage_rank[giver] != order->stage_rank[stage]) {
+        edge.boundary = giver < stage ? giver : stage;
+        edge.transfer_s = at(giver < stage ? costs->send_forward_s : costs->send_backward_s, giver);
+    }
+    return edge;
+}
+
+static double action_s(const struct hlm_sim_costs *costs, int32_t action)
+{
+    const double *const durations[HLM_SIM_NUM_KINDS] = {
+        [HLM_ACTION_F] = costs->forward_s,
+        [HLM_ACTION_B] = costs->backward_s,
+        [HLM_ACTION_I] = costs->input_grad_s,
+        [HLM_ACTION_W] = costs->weight_grad_s,
+    };
+    return at(durations[action % HLM_SIM_NUM_KINDS], action / HLM_SIM_NUM_KINDS);
+}
+
+static double larger(double a, double b)
+{
+    return a > b ? a : b;
+}
+
+static void fill_heads(struct hlm_arena *scratch, struct graph *graph,
+                       const struct hlm_sim_costs *costs)
+{
+    const struct hlm_sim_order *order = graph->order;
+    int32_t *before = HLM_ARENA_ARRAY(scratch, int32_t, order->num_ranks);
+    for (int32_t rank = 0; rank < order->num_ranks; rank++) {
+        before[rank] = NOBODY;
+    }
+    for (int32_t i = 0; i < order->num_places; i++) {
+        const struct hlm_sim_place *place = &order->places[i];
+        const int32_t rank = order->stage_rank[place->action / HLM_SIM_NUM_KINDS];
+        struct edge *inputs = graph->inputs[i];
+        inputs[0] = (struct edge){.from = before[rank], .boundary = NOBODY};
+        inputs[1] = edge_into(graph, costs, place->action, place->need);
+        inputs[2] = place->other == NOBODY
+                        ? (struct edge){.from = NOBODY, .boundary = NOBODY}
+                        : edge_into(graph, costs, place->other, place->other_need);
+        graph->duration_s[i] = action_s(costs, place->action) +
+                               (place->other == NOBODY ? 0.0 : action_s(costs, place->other));
+        graph->rank[i] = rank;
+        for (int k = 0; k < MAX_INPUTS; k++) {
+            const int32_t from = inputs[k].from;
+            if (from != NOBODY) {
+                graph->head_s[i] =
+                    larger(graph->head_s[i],
+                           graph->head_s[from] + graph->duration_s[from] + inputs[k].transfer_s);
+            }
+        }
+        graph->total_s = larger(graph->total_s, graph->head_s[i] + graph->duration_s[i]);
+        *(before[rank] == NOBODY ? &graph->first[rank] : &graph->next[before[rank]]) = i;
+        graph->next[i] = NOBODY;
+        before[rank] = i;
+    }
+}
+
+static void fill_tails(struct graph *graph)
+{
+    for (int32_t i = graph->order->num_places - 1; i >= 0; i--) {
+        for (int k = 0; k < MAX_INPUTS; k++) {
+            const struct edge *edge = &graph->inputs[i][k];
+            if (edge->from != NOBODY) {
+                graph->tail_s[edge->from] =
+                    larger(graph->tail_s[edge->from],
+                           edge->transfer_s + graph->duration_s[i] + graph->tail_s[i]);
+            }
+        }
+    }
+}
+
+static struct graph make_graph(struct hlm_arena *scratch, const struct hlm_sim_order *order,
+                               const struct hlm_sim_costs *costs)
+{
+    struct graph graph = {.order = order,
+                          .duration_s = HLM_ARENA_ARRAY(scratch, double, order->num_places),
+                          .head_s = HLM_ARENA_ARRAY(scratch, double, order->num_places),
+                          .tail_s = HLM_ARENA_ARRAY(scratch, double, order->num_places),
+                          .rank = HLM_ARENA_ARRAY(scratch, int32_t, order->num_places),
+
+                          .first = HLM_ARENA_ARRAY(scratch, int32_t, order->num_ranks),
+                          .next = HLM_ARENA_ARRAY(scratch, int32_t, order->num_places)};
+    graph.inputs =
+        hlm_arena_alloc(scratch, (size_t)order->num_places, sizeof(struct edge[MAX_INPUTS]));
+    fill_heads(scratch, &graph, costs);
+    fill_tails(&graph);
+    return graph;
+}
+
+/* ---- one row ---- */
+
+/* Where the longest path enters the rank's list with a forward of a chunk, or leaves it behind a
+ * gradient of one: the place, and the length of the path outside less what the list has in front
+ * (behind). */
+struct gate {
+    int32_t place;
+    double value_s;
+};
+
+struct row_maker {
+    struct hlm_arena *arena;
+    const struct graph *graph;
+    double *share_in, *share_out; /* [num_places]: of the flow that comes from, goes to, outside */
+    double *actions, *transfers, *ends;
+};
+
+static void take_gate(struct gate *gate, int32_t place, double value_s, bool later, double slack_s)
+{
+    if (gate->place == NOBODY || value_s > gate->value_s + slack_s ||
+        (later && value_s >= gate->value_s - slack_s)) {
+        *gate = (struct gate){place, larger(value_s, gate->value_s)};
+    }
+}
+
+/* The gates of a rank: ins and outs [num_stages] by stage, NOBODY where the stage is another's. */
+static void find_gates(const struct graph *graph, int32_t rank, struct gate *ins, struct gate *outs)
+{
+    const struct hlm_sim_order *order = graph->order;
+    const double slack_s = tie_frac * graph->total_s;
+    double before_s = 0.0;
+    for (int32_t stage = 0; stage < order->num_stages; stage++) {
+        ins[stage] = outs[stage] = (struct gate){NOBODY, 0.0};
+    }
+    for (int32_t i = graph->first[rank]; i != NOBODY; i = graph->next[i]) {
+        const int32_t stage = order->places[i].action / HLM_SIM_NUM_KINDS;
+        if (order->places[i].action % HLM_SIM_NUM_KINDS == HLM_ACTION_F) {
+            take_gate(&ins[stage], i, graph->head_s[i] - before_s, false, slack_s);
+        } else {
+            take_gate(&outs[stage], i, before_s + graph->duration_s[i] + graph->tail_s[i], true,
+                      slack_s);
+        }
+        before_s += graph->duration_s[i];
+    }
+}
+
+/* Shares 1 among the gates that are as good as the best, or nearly; *out_edge: the last of the ways
+ * in, or the first of the ways out. */
+static void open_gates(const struct graph *graph, const struct gate *gates, double *shares, bool in,
+                       int32_t *out_edge)
+{
+    const int32_t num_stages = graph->order->num_stages;
+    int32_t num = 0;
+    double best_s = 0.0;
+    for (int32_t stage = 0; stage < num_stages; stage++) {
+        if (gates[stage].place != NOBODY && (num++ == 0 || gates[stage].value_s > best_s)) {
+            best_s = gates[stage].value_s;
+        }
+    }
+    const double least_s = best_s - near_frac * graph->total_s;
+    num = 0;
+    for (int32_t stage = 0; stage < num_stages; stage++) {
+        num += gates[stage].place != NOBODY && gates[stage].value_s >= least_s ? 1 : 0;
+    }
+    *out_edge = NOBODY;
+    for (int32_t stage = 0; stage < num_stages; stage++) {
+        const int32_t place = gates[stage].place;
+        if (place != NOBODY && gates[stage].value_s >= least_s) {
+            shares[place] = 1.0 / num;
+            if (*out_edge == NOBODY || (in ? place > *out_edge : place < *out_edge)) {
+                *out_edge = place;
+            }
+        }
+    }
+}
+
+static void count_place(const struct row_maker *maker, int32_t place, double share)
+{
+    const struct hlm_sim_place *at_place = &maker->graph->order->places[place];
+    maker->actions[at_place->action] += share;
+    if (at_place->other != NOBODY) {
+        maker->actions[at_place->other] += share;
+    }
+}
+
+static void count_edge(const struct row_maker *maker, const struct edge *edge, double share)
+{
+    if (edge->boundary != NOBODY) {
+        maker->transfers[edge->boundary] += share;
+    }
+}
+
+/* Whether the longest path to the start of the place comes over the edge. */
+static bool is_tight(const struct graph *graph, int32_t place, const struct edge *edge)
+{
+    return edge->from != NOBODY &&
+           graph->head_s[edge->from] + graph->duration_s[edge->from] + edge->transfer_s >=
+               graph->head_s[place] - tie_frac * graph->total_s;
+}
+
+/* From the gates, the last of them last_in, back to the start of the step, along longest paths,
+ * shared equally. Leaves no share behind. */
+static void flow_in(const struct row_maker *maker, int32_t last_in)
+{
+    const struct graph *graph = maker->graph;
+    for (int32_t i = last_in; i >= 0; i--) {
+        if (maker->share_in[i] <= 0.0) {
+            continue;
+        }
+        int num = 0;
+        for (int k = 0; k < MAX_INPUTS; k++) {
+            num += is_tight(graph, i, &graph->inputs[i][k]) ? 1 : 0;
+        }
+        for (int k = 0; k < MAX_INPUTS; k++) {
+            const struct edge *edge = &graph->inputs[i][k];
+            if (is_tight(graph, i, edge)) {
+                const double share = maker->share_in[i] / num;
+                maker->share_in[edge->from] += share;
+                count_place(maker, edge->from, share);
+                count_edge(maker, edge, share);
+            }
+        }
+        maker->share_in[i] = 0.0;
+    }
+}
+
+/* Whether the longest path from the end of edge->from goes over the edge. */
+static bool leaves_tight(const struct graph *graph, int32_t place, const struct edge *edge)
+{
+    return edge->from != NOBODY &&
+           edge->transfer_s + graph->duration_s[place] + graph->tail_s[place] >=
+               graph->tail_s[edge->from] - tie_frac * graph->total_s;
+}
+
+/* From the gates, the first of them first_out, to the end of the step; ways_out: tight ways from
+ * each place. Leaves no share behind. */
+static void flow_out(const struct row_maker *maker, int32_t first_out, const uint8_t *ways_out)
+{
+    const struct graph *graph = maker->graph;
+    for (int32_t i = first_out; i < graph->order->num_places; i++) {
+        double entering = 0.0;
+        for (int k = 0; k < MAX_INPUTS; k++) {
+            const struct edge *edge = &graph->inputs[i][k];
+            if (edge->from >= first_out && maker->share_out[edge->from] > 0.0 &&
+                leaves_tight(graph, i, edge)) {
+                const double share = maker->share_out[edge->from] / ways_out[edge->from];
+                entering += share;
+                count_edge(maker, edge, share);
+            }
+        }
+        if (entering > 0.0) {
+            maker->share_out[i] += entering;
+            count_place(maker, i, entering);
+        }
+        if (maker->share_out[i] > 0.0 && ways_out[i] == 0) {
+            maker->ends[graph->rank[i]] += maker->share_out[i];
+        }
+    }
+    memset(&maker->share_out[first_out], 0,
+           (size_t)(graph->order->num_places - first_out) * sizeof(*maker->share_out));
+}
+
+static void count_list(const struct row_maker *maker, int32_t rank)
+{
+    double share = 0.0;
+    for (int32_t i = maker->graph->first[rank]; i != NOBODY; i = maker->graph->next[i]) {
+        share += maker->share_in[i];
+        count_place(maker, i, share);
+        share -= maker->share_out[i];
+    }
+}
+
+static int32_t last_place(const struct graph *graph, int32_t rank)
+{
+    int32_t last = graph->first[rank];
+    while (graph->next[last] != NOBODY) {
+        last = graph->next[last];
+    }
+    return last;
+}
+
+static void clear_gates(const struct row_maker *maker, const struct gate *gates, double *shares)
+{
+    for (int32_t stage = 0; stage < maker->graph->order->num_stages; stage++) {
+        if (gates[stage].place != NOBODY) {
+            shares[gates[stage].place] = 0.0;
+        }
+    }
+}
+
+static struct row_maker start_row(const struct row_maker *base)
+{
+    const struct hlm_sim_order *order = base->graph->order;
+    struct row_maker maker = *base;
+    maker.actions =
+        HLM_ARENA_ARRAY(maker.arena, double, (size_t)order->num_stages *HLM_SIM_NUM_KINDS);
+    maker.transfers = HLM_ARENA_ARRAY(maker.arena, double, order->num_stages);
+    maker.ends = HLM_ARENA_ARRAY(maker.arena, double, order->num_ranks);
+    return maker;
+}
+
+static void finish_row(const struct row_maker *maker, int32_t rank, struct hlm_path_row *out)
+{
+    *out = (struct hlm_path_row){.rank = rank,
+                                 .actions = maker->actions,
+                                 .transfers = maker->transfers,
+                                 .ends = maker->ends};
+}
+
+/* whole: the path has all of the rank's list, else what lies between the best gates. */
+static void make_row(const struct row_maker *base, int32_t rank, bool whole,
+                     const uint8_t *ways_out, struct gate *ins, struct gate *outs,
+                     struct hlm_path_row *out)
+{
+    const struct row_maker maker = start_row(base);
+    int32_t last_in = base->graph->first[rank], first_out = last_place(base->graph, rank);
+    if (!whole) {
+        find_gates(base->graph, rank, ins, outs);
+        open_gates(base->graph, ins, maker.share_in, true, &last_in);
+        open_gates(base->graph, outs, maker.share_out, false, &first_out);
+        HLM_ASSERT(last_in != NOBODY && first_out != NOBODY);
+    }
+    if (last_in > first_out) {
+        /* Of a mean over ways in and out some would leave before they enter: one path then. */
+        clear_gates(&maker, ins, maker.share_in);
+        clear_gates(&maker, outs, maker.share_out);
+        last_in = base->graph->first[rank];
+        first_out = last_place(base->graph, rank);
+        whole = true;
+    }
+    if (whole) {
+        maker.share_in[last_in] = 1.0;
+        maker.share_out[first_out] = 1.0;
+    }
+    count_list(&maker, rank);
+    flow_in(&maker, last_in);
+    flow_out(&maker, first_out, ways_out);
+    finish_row(&maker, rank, out);
+}
+
+static bool is_end(const struct graph *graph, int32_t place)
+{
+    return graph->head_s[place] + graph->duration_s[place] >=
+           graph->total_s - tie_frac * graph->total_s;
+}
+
+/* The longest paths of all, shared equally wherever they part. */
+static void make_longest_row(const struct row_maker *base, struct hlm_path_row *out)
+{
+    const struct hlm_sim_order *order = base->graph->order;
+    const struct row_maker maker = start_row(base);
+    int32_t num = 0;
+    for (int32_t i = 0; i < order->num_places; i++) {
+        num += is_end(base->graph, i) ? 1 : 0;
+    }
+    for (int32_t i = 0; i < order->num_places; i++) {
+        if (is_end(base->graph, i)) {
+            maker.share_in[i] = 1.0 / num;
+            count_place(&maker, i, 1.0 / num);
+            maker.ends[base->graph->rank[i]] += 1.0 / num;
+        }
+    }
+    flow_in(&maker, order->num_places - 1);
+    finish_row(&maker, -1, out);
+}
+
+const struct hlm_path_row *hlm_sim_path_rows(struct hlm_arena *arena,
+                                             const struct hlm_sim_order *order,
+                                             const struct hlm_sim_costs *reference)
+{
+    struct hlm_arena *scratch = hlm_arena_new();
+    struct hlm_path_row *rows =
+        HLM_ARENA_ARRAY(arena, struct hlm_path_row, hlm_sim_num_path_rows(order));
+    const struct graph graph = make_graph(scratch, order, reference);
+    uint8_t *ways_out = HLM_ARENA_ARRAY(scratch, uint8_t, order->num_places);
+    for (int32_t i = 0; i < order->num_places; i++) {
+        for (int k = 0; k < MAX_INPUTS; k++) {
+            if (leaves_tight(&graph, i, &graph.inputs[i][k])) {
+                ways_out[graph.inputs[i][k].from]++;
+            }
+        }
+    }
+    struct gate *ins = HLM_ARENA_ARRAY(scratch, struct gate, order->num_stages);
+    struct gate *outs = HLM_ARENA_ARRAY(scratch, struct gate, order->num_stages);
+    const struct row_maker maker = {.arena = arena,
+                                    .graph = &graph,
+                                    .share_in = HLM_ARENA_ARRAY(scratch, double, order->num_places),
+                                    .share_out =
+                                        HLM_ARENA_ARRAY(scratch, double, order->num_places)};
+    for (int32_t rank = 0; rank < order->num_ranks; rank++) {
+        make_row(&maker, rank, true, ways_out, ins, outs, &rows[rank]);
+        make_row(&maker, rank, false, ways_out, ins, outs, &rows[order->num_ranks + rank]);
+    }
+    make_longest_row(&maker, &rows[2 * order->num_ranks]);
+    hlm_arena_free(scratch);
+    return rows;
+}
+
+double hlm_path_row_s(const struct hlm_sim_order *order, const struct hlm_path_row *row,
+                      const struct hlm_sim_costs *costs)
+{
+    double seconds = costs->sync_s, slowest_s = 0.0;
+    for (int32_t i = 0; i < order->num_stages * HLM_SIM_NUM_KINDS; i++) {
+        seconds += row->actions[i] == 0.0 ? 0.0 : row->actions[i] * action_s(costs, i);
+    }
+    for (int32_t stage = 0; stage < order->num_stages; stage++) {
+        const double down_s = at(costs->send_forward_s, stage);
+        const double up_s =
+            stage + 1 < order->num_stages ? at(costs->send_backward_s, stage + 1) : down_s;
+        seconds += row->transfers[stage] * (down_s < up_s ? down_s : up_s);
+        seconds += row->ends[order->stage_rank[stage]] * at(costs->reduce_s, stage);
+    }
+    for (int32_t rank = 0; rank < order->num_ranks; rank++) {
+        double own_s = 0.0;
+        for (int32_t stage = 0; stage < order->num_stages; stage++) {
+            own_s += order->stage_rank[stage] == rank ? at(costs->optimizer_s, stage) : 0.0;
+        }
+        slowest_s = larger(slowest_s, own_s);
+    }
+    return seconds + slowest_s;
+}
