@@ -102,7 +102,7 @@ static void stage_group(const struct hlm_strategy *strategy, enum hlm_group grou
         int64_t stride, count;
     } rows[HLM_NUM_GROUPS] = {
         [HLM_GROUP_NONE] = {1, 1},  [HLM_GROUP_TP] = {1, tp},
-        [HLM_GROUP_CP] = {tp, cp},  [HLM_GROUP_DP] = {tp * cp, strategy->dp},
+        [HLM_GROUP_CP] = {tp, cp},  [HLM_GROUP_DP] = {tp, cp * strategy->dp},
         [HLM_GROUP_EP] = {etp, ep}, [HLM_GROUP_EDP] = {etp * ep, expert_data_parallel(strategy)},
     };
     *stride = rows[group].stride;
@@ -209,7 +209,7 @@ static int32_t locate(const struct hlm_cluster *cluster, int64_t device, int64_t
         }
         device -= devices;
     }
-    HLM_ASSERT(!"the cluster has a device for every rank");
+    HLM_ASSERT(false && "the cluster has a device for every rank");
     return 0;
 }
 

@@ -88,8 +88,8 @@ void hlm_attention_init(struct hlm_builder *builder, struct hlm_attention *atten
     }
 }
 
-static void set_heads(const struct hlm_builder *builder, const struct hlm_attention *attention,
-                      struct hlm_op *op)
+void hlm_attention_set_heads(const struct hlm_builder *builder,
+                             const struct hlm_attention *attention, struct hlm_op *op)
 {
     const struct hlm_model *model = builder->model;
     op->heads = attention->heads;
@@ -131,9 +131,9 @@ static void qkv_forward(struct hlm_builder *builder, struct hlm_attention *atten
         qk_norm_forward(builder, attention);
     }
     if (model->position == HLM_POSITION_ROPE) {
-        set_heads(builder, attention,
-                  hlm_builder_forward(builder, HLM_OP_ROPE_FWD, rows, cols,
-                                      HLM_OPERANDS(attention->joined)));
+        hlm_attention_set_heads(builder, attention,
+                                hlm_builder_forward(builder, HLM_OP_ROPE_FWD, rows, cols,
+                                                    HLM_OPERANDS(attention->joined)));
     }
 }
 
@@ -145,30 +145,42 @@ static bool keeps_probs(const struct hlm_builder *builder)
             builder->recompute == HLM_RECOMPUTE_NONE);
 }
 
+static void set_core(const struct hlm_builder *builder, const struct hlm_attention *attention,
+                     const struct hlm_attention_core *core, struct hlm_op *op)
+{
+    hlm_attention_set_heads(builder, attention, op);
+    op->heads = core->heads;
+    op->kv_heads = core->kv_heads;
+    op->context_ranks = core->context_ranks;
+}
+
 int32_t hlm_attention_forward(struct hlm_builder *builder, struct hlm_attention *attention,
                               int32_t x)
 {
-    const int64_t score_rows = builder->strategy->microbatch_size * attention->heads;
-    const int64_t seq_len = builder->strategy->seq_len;
-    const int64_t own_len = seq_len / builder->strategy->cp;
     if (has_latent(builder->model)) {
         hlm_latent_forward(builder, attention, x);
     } else {
         qkv_forward(builder, attention, x);
     }
-    attention->context = hlm_builder_activation(builder, "context", HLM_REMAKE_NEVER, builder->rows,
-                                                attention->out_cols);
-    attention->lse = hlm_builder_fp32(builder, "lse", HLM_TENSOR_ACTIVATION, score_rows, own_len);
+    hlm_context_enter(builder, attention);
+    const struct hlm_attention_core core = hlm_context_core(builder, attention);
+    const int64_t score_rows = builder->strategy->microbatch_size * core.heads;
+    attention->mixed =
+        hlm_builder_activation(builder, "context", HLM_REMAKE_NEVER, core.rows, core.out_cols);
+    attention->lse =
+        hlm_builder_fp32(builder, "lse", HLM_TENSOR_ACTIVATION, score_rows, core.own_len);
     builder->remake[attention->lse] = HLM_REMAKE_ATTENTION;
     attention->probs = -1;
     if (keeps_probs(builder)) {
-        attention->probs = hlm_builder_activation(builder, "probs", HLM_REMAKE_ATTENTION,
-                                                  score_rows * own_len, seq_len);
+        attention->probs =
+            hlm_builder_activation(builder, "probs", HLM_REMAKE_ATTENTION,
+                                   score_rows * core.own_len, builder->strategy->seq_len);
     }
-    set_heads(builder, attention,
-              hlm_builder_forward(builder, HLM_OP_ATTENTION_FWD, builder->rows, attention->out_cols,
-                                  HLM_OPERANDS(attention->joined, attention->context,
-                                               attention->lse, attention->probs)));
+    set_core(builder, attention, &core,
+             hlm_builder_forward(builder, HLM_OP_ATTENTION_FWD, core.rows, core.out_cols,
+                                 HLM_OPERANDS(attention->attended, attention->mixed, attention->lse,
+                                              attention->probs, attention->kv)));
+    attention->context = hlm_context_leave(builder, attention);
     return hlm_builder_row_forward(builder, &attention->out, attention->context, "attention_out",
                                    "attention_out_shard");
 }
@@ -189,9 +201,10 @@ static int32_t qkv_backward(struct hlm_builder *builder, const struct hlm_attent
                             int32_t dqkv)
 {
     if (builder->model->position == HLM_POSITION_ROPE) {
-        set_heads(builder, attention,
-                  hlm_builder_backward(builder, HLM_OP_ROPE_BWD, builder->rows, attention->qkv_cols,
-                                       HLM_OPERANDS(dqkv), HLM_PART_INPUT_GRAD));
+        hlm_attention_set_heads(builder, attention,
+                                hlm_builder_backward(builder, HLM_OP_ROPE_BWD, builder->rows,
+                                                     attention->qkv_cols, HLM_OPERANDS(dqkv),
+                                                     HLM_PART_INPUT_GRAD));
     }
     const int32_t dy = builder->model->qk_norm ? qk_norm_backward(builder, attention, dqkv) : dqkv;
     return hlm_builder_column_backward(builder, &attention->qkv, dy, "dattention_in",
@@ -201,16 +214,20 @@ static int32_t qkv_backward(struct hlm_builder *builder, const struct hlm_attent
 int32_t hlm_attention_backward(struct hlm_builder *builder, const struct hlm_attention *attention,
                                int32_t dy)
 {
+    const struct hlm_attention_core core = hlm_context_core(builder, attention);
     const int32_t dcontext =
         hlm_builder_row_backward(builder, &attention->out, dy, "dattention_out_full", "dcontext");
-    const int32_t dqkv = hlm_builder_tensor(builder, "dqkv", HLM_TENSOR_ACTIVATION, builder->rows,
-                                            attention->qkv_cols);
-    set_heads(builder, attention,
-              hlm_builder_backward(builder, HLM_OP_ATTENTION_BWD, builder->rows,
-                                   attention->out_cols,
-                                   HLM_OPERANDS(attention->joined, attention->context, dcontext,
-                                                attention->lse, attention->probs, dqkv),
-                                   HLM_PART_INPUT_GRAD));
+    const int32_t dmixed = hlm_context_leave_backward(builder, attention, dcontext);
+    const int32_t dattended =
+        hlm_builder_tensor(builder, "dqkv", HLM_TENSOR_ACTIVATION, core.rows, core.qkv_cols);
+    const int32_t dkv = hlm_context_key_grads(builder, attention);
+    set_core(builder, attention, &core,
+             hlm_builder_backward(builder, HLM_OP_ATTENTION_BWD, core.rows, core.out_cols,
+                                  HLM_OPERANDS(attention->attended, attention->mixed, dmixed,
+                                               attention->lse, attention->probs, dattended,
+                                               attention->kv, dkv),
+                                  HLM_PART_INPUT_GRAD));
+    const int32_t dqkv = hlm_context_enter_backward(builder, attention, dattended, dkv);
     return has_latent(builder->model) ? hlm_latent_backward(builder, attention, dqkv)
                                       : qkv_backward(builder, attention, dqkv);
 }

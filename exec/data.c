@@ -84,31 +84,34 @@ static bool is_masked(const struct hlm_data *data, int64_t sample, int64_t posit
     return position == sample % data->seq_len || hlm_rng_uniform(data->mask_key, index) < mask_frac;
 }
 
-static void fill_decoder(const struct hlm_data *data, int64_t sample, int32_t *tokens,
-                         int32_t *targets)
+static void fill_decoder(const struct hlm_data *data, const struct hlm_context *context,
+                         int64_t sample, int32_t *tokens, int32_t *targets)
 {
-    for (int64_t j = 0; j <= data->seq_len; j++) {
-        const int32_t token = token_at(data, sample, j);
-        if (tokens != NULL && j < data->seq_len) {
-            tokens[j] = token;
+    const int64_t count = hlm_context_own_len(context, data->seq_len);
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t j = hlm_context_position(context, data->seq_len, i);
+        if (tokens != NULL) {
+            tokens[i] = token_at(data, sample, j);
         }
-        if (targets != NULL && j > 0) {
-            targets[j - 1] = token;
+        if (targets != NULL) {
+            targets[i] = token_at(data, sample, j + 1);
         }
     }
 }
 
-static void fill_encoder(const struct hlm_data *data, int64_t sample, int32_t *tokens,
-                         int32_t *targets)
+static void fill_encoder(const struct hlm_data *data, const struct hlm_context *context,
+                         int64_t sample, int32_t *tokens, int32_t *targets)
 {
-    for (int64_t j = 0; j < data->seq_len; j++) {
+    const int64_t count = hlm_context_own_len(context, data->seq_len);
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t j = hlm_context_position(context, data->seq_len, i);
         const int32_t token = token_at(data, sample, j);
         const bool masked = is_masked(data, sample, j);
         if (tokens != NULL) {
-            tokens[j] = masked ? (int32_t)data->model->vocab_size - 1 : token;
+            tokens[i] = masked ? (int32_t)data->model->vocab_size - 1 : token;
         }
         if (targets != NULL) {
-            targets[j] = masked ? token : -1;
+            targets[i] = masked ? token : -1;
         }
     }
 }
@@ -129,12 +132,20 @@ static void fill_image(const struct hlm_data *data, int64_t sample, int32_t *tar
 void hlm_data_sample(const struct hlm_data *data, int64_t sample, int32_t *tokens, int32_t *targets,
                      float *pixels)
 {
+    static const struct hlm_context whole = {.ranks = 1, .chunks = 1};
+    hlm_data_share(data, &whole, sample, tokens, targets, pixels);
+}
+
+void hlm_data_share(const struct hlm_data *data, const struct hlm_context *context, int64_t sample,
+                    int32_t *tokens, int32_t *targets, float *pixels)
+{
+    HLM_ASSERT(context->ranks == 1 || data->model->kind != HLM_MODEL_VIT);
     switch (data->model->kind) {
     case HLM_MODEL_DECODER:
-        fill_decoder(data, sample, tokens, targets);
+        fill_decoder(data, context, sample, tokens, targets);
         break;
     case HLM_MODEL_ENCODER:
-        fill_encoder(data, sample, tokens, targets);
+        fill_encoder(data, context, sample, tokens, targets);
         break;
     case HLM_MODEL_VIT:
         fill_image(data, sample, targets, pixels);

@@ -18,6 +18,7 @@
 
 #include "base/arena.h"
 #include "base/err.h"
+#include "costmodel/context.h"
 #include "profiles/model.h"
 
 struct hlm_data;
@@ -33,6 +34,11 @@ HLM_MUST_CHECK enum hlm_status hlm_data_open(struct hlm_arena *arena, const char
  * image, image] (vit; else unused). Unused pointers may be NULL. */
 void hlm_data_sample(const struct hlm_data *data, int64_t sample, int32_t *tokens, int32_t *targets,
                      float *pixels);
+
+/* The same for one rank of a cp group: tokens and targets of its positions [own_len], in the order
+ * of costmodel/context.h. Images are not shared: ranks 1. */
+void hlm_data_share(const struct hlm_data *data, const struct hlm_context *context, int64_t sample,
+                    int32_t *tokens, int32_t *targets, float *pixels);
 
 /* Number of positions of samples [first, first + count) that have a loss. */
 int64_t hlm_data_num_targets(const struct hlm_data *data, int64_t first, int64_t count);

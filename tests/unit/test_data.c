@@ -59,6 +59,27 @@ static void test_synthetic_decoder(void **state)
     assert_int_equal(hlm_data_num_targets(data, 3, 5), 5 * SEQ_LEN);
 }
 
+/* The ranks of a cp group have the positions of the whole sample that are theirs. */
+static void test_shares(void **state)
+{
+    static const enum hlm_model_kind kinds[] = {HLM_MODEL_DECODER, HLM_MODEL_ENCODER};
+    for (int i = 0; i < 2; i++) {
+        const struct hlm_model model = text_model(kinds[i], 1000);
+        const struct hlm_data *data = open_data(*state, NULL, &model, seed);
+        int32_t tokens[SEQ_LEN], targets[SEQ_LEN], own_tokens[SEQ_LEN], own_targets[SEQ_LEN];
+        hlm_data_sample(data, 9, tokens, targets, NULL);
+        for (int32_t rank = 0; rank < 3; rank++) {
+            const struct hlm_context context = {.ranks = 3, .rank = rank, .chunks = 2 - i};
+            hlm_data_share(data, &context, 9, own_tokens, own_targets, NULL);
+            for (int64_t place = 0; place < SEQ_LEN / 3; place++) {
+                const int64_t position = hlm_context_position(&context, SEQ_LEN, place);
+                assert_int_equal(own_tokens[place], tokens[position]);
+                assert_int_equal(own_targets[place], targets[position]);
+            }
+        }
+    }
+}
+
 /* A sample is a function of index and seed alone: asked again, or for one half only, it is the
  * same. */
 static void test_repeats(void **state)
@@ -195,6 +216,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_synthetic_decoder, enter, leave),
+        cmocka_unit_test_setup_teardown(test_shares, enter, leave),
         cmocka_unit_test_setup_teardown(test_repeats, enter, leave),
         cmocka_unit_test_setup_teardown(test_text, enter, leave),
         cmocka_unit_test_setup_teardown(test_shortest_text, enter, leave),

@@ -63,7 +63,7 @@ static int32_t shared_key(const struct hlm_strategy *s, enum hlm_group group, in
     case HLM_GROUP_TP:
         return (c.pp * s->dp + c.dp) * s->cp + c.cp;
     case HLM_GROUP_DP:
-        return (c.pp * s->cp + c.cp) * s->tp + c.tp;
+        return c.pp * s->tp + c.tp;
     case HLM_GROUP_CP:
         return (c.pp * s->dp + c.dp) * s->tp + c.tp;
     case HLM_GROUP_PP:
