@@ -31,16 +31,29 @@ static void extend(struct range *range, int32_t op, bool reads)
     range->last = range->last > op ? range->last : op;
 }
 
-static void find_ranges(const struct hlm_block *block, const struct hlm_op *ops, int32_t num_ops,
+/* The operators of one pass: those of a list whose part is in the mask (1 << hlm_op_part). */
+struct pass {
+    const struct hlm_op *ops;
+    int32_t num_ops;
+    unsigned parts;
+};
+
+static bool runs(const struct pass *pass, int32_t op)
+{
+    return (pass->parts & (1U << pass->ops[op].part)) != 0;
+}
+
+static void find_ranges(const struct hlm_block *block, const struct pass *pass,
                         struct range *ranges)
 {
     for (int32_t t = 0; t < block->num_tensors; t++) {
         ranges[t] = (struct range){-1, -1, false};
     }
-    for (int32_t o = 0; o < num_ops; o++) {
-        for (int32_t i = 0; i < HLM_OP_MAX_OPERANDS; i++) {
-            if (ops[o].operands[i] >= 0) {
-                extend(&ranges[ops[o].operands[i]], o, hlm_op_reads(&ops[o], i));
+    for (int32_t o = 0; o < pass->num_ops; o++) {
+        const struct hlm_op *op = &pass->ops[o];
+        for (int32_t i = 0; runs(pass, o) && i < HLM_OP_MAX_OPERANDS; i++) {
+            if (op->operands[i] >= 0) {
+                extend(&ranges[op->operands[i]], o, hlm_op_reads(op, i));
             }
         }
     }
@@ -48,10 +61,11 @@ static void find_ranges(const struct hlm_block *block, const struct hlm_op *ops,
 
 /* The operator that waits for operator `from`, which runs beside its followers: the first that
  * touches one of its results. */
-static int32_t waiting_op(const struct hlm_op *ops, int32_t num_ops, int32_t from)
+static int32_t waiting_op(const struct pass *pass, int32_t from)
 {
-    for (int32_t o = from + 1; o < num_ops; o++) {
-        for (int32_t i = 0; i < HLM_OP_MAX_OPERANDS; i++) {
+    const struct hlm_op *ops = pass->ops;
+    for (int32_t o = from + 1; o < pass->num_ops; o++) {
+        for (int32_t i = 0; runs(pass, o) && i < HLM_OP_MAX_OPERANDS; i++) {
             for (int32_t j = 0; j < HLM_OP_MAX_OPERANDS; j++) {
                 if (hlm_op_writes(&ops[from], j) && ops[o].operands[i] == ops[from].operands[j]) {
                     return o;
@@ -59,17 +73,18 @@ static int32_t waiting_op(const struct hlm_op *ops, int32_t num_ops, int32_t fro
             }
         }
     }
-    return num_ops - 1;
+    return pass->num_ops - 1;
 }
 
 /* What an overlapping operator touches must stay until the operator that waits for it. */
-static void extend_overlaps(const struct hlm_op *ops, int32_t num_ops, struct range *ranges)
+static void extend_overlaps(const struct pass *pass, struct range *ranges)
 {
-    for (int32_t o = 0; o < num_ops; o++) {
-        if (!ops[o].overlaps_next) {
+    const struct hlm_op *ops = pass->ops;
+    for (int32_t o = 0; o < pass->num_ops; o++) {
+        if (!runs(pass, o) || !ops[o].overlaps_next) {
             continue;
         }
-        const int32_t until = waiting_op(ops, num_ops, o);
+        const int32_t until = waiting_op(pass, o);
         for (int32_t i = 0; i < HLM_OP_MAX_OPERANDS; i++) {
             if (ops[o].operands[i] >= 0) {
                 extend(&ranges[ops[o].operands[i]], until, true);
@@ -105,21 +120,20 @@ static int64_t place_first_fit(struct placed *placed, int32_t *num_placed, struc
     return offset;
 }
 
-/* Places the transient tensors of one pass in the order of their first operators. */
+/* Places the tensors of one pass that have no place yet, in the order of their first operators. */
 static int64_t place_transients(struct hlm_arena *arena, const struct hlm_block *block,
-                                const struct hlm_op *ops, int32_t num_ops,
-                                const enum hlm_place *place, const struct range *ranges,
-                                int64_t *offsets)
+                                const struct pass *pass, const enum hlm_place *place,
+                                const struct range *ranges, int64_t *offsets)
 {
     const struct hlm_arena_mark mark = hlm_arena_mark(arena);
     struct placed *placed = HLM_ARENA_ARRAY(arena, struct placed, block->num_tensors);
     int32_t num_placed = 0;
     int64_t top = 0;
-    for (int32_t o = 0; o < num_ops; o++) {
-        for (int32_t i = 0; i < HLM_OP_MAX_OPERANDS; i++) {
-            const int32_t t = ops[o].operands[i];
-            if (t < 0 || place[t] != HLM_PLACE_TRANSIENT || ranges[t].first != o ||
-                offsets[t] >= 0) {
+    for (int32_t o = 0; o < pass->num_ops; o++) {
+        for (int32_t i = 0; runs(pass, o) && i < HLM_OP_MAX_OPERANDS; i++) {
+            const int32_t t = pass->ops[o].operands[i];
+            const bool elsewhere = t < 0 || place[t] == HLM_PLACE_EXTERNAL || offsets[t] >= 0;
+            if (elsewhere || ranges[t].first != o) {
                 continue;
             }
             const int64_t bytes = tensor_bytes(block, t);
@@ -131,21 +145,60 @@ static int64_t place_transients(struct hlm_arena *arena, const struct hlm_block 
     return top;
 }
 
-static void place_stash(const struct hlm_block *block, const struct range *forward,
-                        const struct range *backward, enum hlm_place *place,
-                        struct hlm_block_memory *out, int64_t *forward_offset,
-                        int64_t *backward_offset)
+/* The three passes of a microbatch; not split: no operator is in the last. */
+enum { FORWARD, BACKWARD, WEIGHT, NUM_PASSES };
+
+/* What is found out about a block on the way to its memory. */
+struct placing {
+    const struct hlm_block *block;
+    struct pass passes[NUM_PASSES];
+    struct range *ranges[NUM_PASSES]; /* [num_tensors] */
+    struct range *whole;              /* of the backward in list order, split or not */
+    int64_t *offsets[NUM_PASSES];     /* [num_tensors] */
+    enum hlm_place *place;            /* [num_tensors] */
+};
+
+static bool touches(const struct placing *placing, int32_t pass, int32_t tensor)
 {
+    return tensor >= 0 && placing->ranges[pass][tensor].first >= 0;
+}
+
+/* Does the backward touch it? */
+static bool is_kept(const struct placing *placing, int32_t tensor)
+{
+    return tensor >= 0 && placing->whole[tensor].first >= 0;
+}
+
+static enum hlm_place place_of(const struct placing *placing, int32_t tensor)
+{
+    if (placing->block->tensors[tensor].role != HLM_TENSOR_ACTIVATION) {
+        return HLM_PLACE_EXTERNAL;
+    }
+    if (touches(placing, FORWARD, tensor) && is_kept(placing, tensor) &&
+        placing->whole[tensor].read_first) {
+        return HLM_PLACE_STASH;
+    }
+    const bool both = touches(placing, BACKWARD, tensor) && touches(placing, WEIGHT, tensor);
+    return both && placing->ranges[WEIGHT][tensor].read_first ? HLM_PLACE_HELD
+                                                              : HLM_PLACE_TRANSIENT;
+}
+
+static void place_tensors(struct placing *placing, struct hlm_block_memory *out)
+{
+    const struct hlm_block *block = placing->block;
     for (int32_t t = 0; t < block->num_tensors; t++) {
-        forward_offset[t] = backward_offset[t] = -1;
-        if (block->tensors[t].role != HLM_TENSOR_ACTIVATION) {
-            place[t] = HLM_PLACE_EXTERNAL;
-        } else if (forward[t].first >= 0 && backward[t].first >= 0 && backward[t].read_first) {
-            place[t] = HLM_PLACE_STASH;
-            forward_offset[t] = backward_offset[t] = out->stash_bytes;
+        placing->place[t] = place_of(placing, t);
+        for (int32_t pass = 0; pass < NUM_PASSES; pass++) {
+            placing->offsets[pass][t] = -1;
+        }
+        if (placing->place[t] == HLM_PLACE_STASH) {
+            for (int32_t pass = 0; pass < NUM_PASSES; pass++) {
+                placing->offsets[pass][t] = out->stash_bytes;
+            }
             out->stash_bytes += tensor_bytes(block, t);
-        } else {
-            place[t] = HLM_PLACE_TRANSIENT;
+        } else if (placing->place[t] == HLM_PLACE_HELD) {
+            placing->offsets[BACKWARD][t] = placing->offsets[WEIGHT][t] = out->held_bytes;
+            out->held_bytes += tensor_bytes(block, t);
         }
     }
 }
@@ -159,41 +212,96 @@ static void count_params(const struct hlm_block *block, struct hlm_block_memory 
     }
 }
 
-static bool touches(const struct range *ranges, int32_t tensor)
+static void start_placing(struct hlm_arena *arena, const struct hlm_block *block, bool split,
+                          struct placing *placing)
 {
-    return tensor >= 0 && ranges[tensor].first >= 0;
+    const unsigned weight = 1U << HLM_PART_WEIGHT_GRAD;
+    *placing = (struct placing){
+        .block = block,
+        .passes = {{block->forward, block->num_forward, ~0U},
+                   {block->backward, block->num_backward, split ? ~weight : ~0U},
+                   {block->backward, block->num_backward, split ? weight : 0U}},
+        .place = HLM_ARENA_ARRAY(arena, enum hlm_place, block->num_tensors),
+    };
+    for (int32_t pass = 0; pass < NUM_PASSES; pass++) {
+        placing->offsets[pass] = HLM_ARENA_ARRAY(arena, int64_t, block->num_tensors);
+    }
+}
+
+static void find_all_ranges(struct hlm_arena *scratch, struct placing *placing)
+{
+    const struct hlm_block *block = placing->block;
+    const struct pass whole = {block->backward, block->num_backward, ~0U};
+    placing->whole = HLM_ARENA_ARRAY(scratch, struct range, block->num_tensors);
+    find_ranges(block, &whole, placing->whole);
+    for (int32_t pass = 0; pass < NUM_PASSES; pass++) {
+        placing->ranges[pass] = HLM_ARENA_ARRAY(scratch, struct range, block->num_tensors);
+        find_ranges(block, &placing->passes[pass], placing->ranges[pass]);
+    }
+}
+
+static int64_t larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+void hlm_block_memory_of(struct hlm_arena *arena, const struct hlm_block *block, bool split,
+                         struct hlm_block_memory *out)
+{
+    struct placing placing;
+    int64_t transient[NUM_PASSES];
+    start_placing(arena, block, split, &placing);
+    const struct hlm_arena_mark mark = hlm_arena_mark(arena);
+    find_all_ranges(arena, &placing);
+    const int64_t input_bytes = block->input < 0 ? 0 : tensor_bytes(block, block->input);
+    *out = (struct hlm_block_memory){
+        .split = split,
+        .place = placing.place,
+        .forward_offset = placing.offsets[FORWARD],
+        .backward_offset = placing.offsets[BACKWARD],
+        .weight_offset = placing.offsets[split ? WEIGHT : BACKWARD],
+        .input_bytes = input_bytes,
+        .input_grad_bytes = split ? input_bytes : 0,
+        .output_bytes = block->output < 0 ? 0 : tensor_bytes(block, block->output),
+        .keeps_input = is_kept(&placing, block->input),
+        .keeps_output = is_kept(&placing, block->output),
+    };
+    place_tensors(&placing, out);
+    for (int32_t pass = 0; pass < NUM_PASSES; pass++) {
+        extend_overlaps(&placing.passes[pass], placing.ranges[pass]);
+        transient[pass] = place_transients(arena, block, &placing.passes[pass], placing.place,
+                                           placing.ranges[pass], placing.offsets[pass]);
+    }
+    out->forward_transient_bytes = transient[FORWARD];
+    out->backward_transient_bytes = larger(transient[BACKWARD], transient[WEIGHT]);
+    count_params(block, out);
+    hlm_arena_rewind(arena, mark);
 }
 
 void hlm_block_memory(struct hlm_arena *arena, const struct hlm_block *block,
                       struct hlm_block_memory *out)
 {
-    const int32_t num_tensors = block->num_tensors;
-    enum hlm_place *place = HLM_ARENA_ARRAY(arena, enum hlm_place, num_tensors);
-    int64_t *forward_offset = HLM_ARENA_ARRAY(arena, int64_t, num_tensors);
-    int64_t *backward_offset = HLM_ARENA_ARRAY(arena, int64_t, num_tensors);
-    const struct hlm_arena_mark mark = hlm_arena_mark(arena);
-    struct range *forward = HLM_ARENA_ARRAY(arena, struct range, num_tensors);
-    struct range *backward = HLM_ARENA_ARRAY(arena, struct range, num_tensors);
-    find_ranges(block, block->forward, block->num_forward, forward);
-    find_ranges(block, block->backward, block->num_backward, backward);
-    *out = (struct hlm_block_memory){
-        .place = place,
-        .forward_offset = forward_offset,
-        .backward_offset = backward_offset,
-        .input_bytes = block->input < 0 ? 0 : tensor_bytes(block, block->input),
-        .output_bytes = block->output < 0 ? 0 : tensor_bytes(block, block->output),
-        .keeps_input = touches(backward, block->input),
-        .keeps_output = touches(backward, block->output),
-    };
-    place_stash(block, forward, backward, place, out, forward_offset, backward_offset);
-    extend_overlaps(block->forward, block->num_forward, forward);
-    extend_overlaps(block->backward, block->num_backward, backward);
-    out->forward_transient_bytes = place_transients(
-        arena, block, block->forward, block->num_forward, place, forward, forward_offset);
-    out->backward_transient_bytes = place_transients(
-        arena, block, block->backward, block->num_backward, place, backward, backward_offset);
-    count_params(block, out);
-    hlm_arena_rewind(arena, mark);
+    hlm_block_memory_of(arena, block, false, out);
+}
+
+bool hlm_tensor_is_data(enum hlm_tensor_role role)
+{
+    return role == HLM_TENSOR_TOKENS || role == HLM_TENSOR_TARGETS || role == HLM_TENSOR_PIXELS;
+}
+
+int64_t hlm_block_data_bytes(const struct hlm_block *block)
+{
+    int64_t bytes = 0;
+    for (int32_t t = 0; t < block->num_tensors; t++) {
+        bytes += hlm_tensor_is_data(block->tensors[t].role) ? tensor_bytes(block, t) : 0;
+    }
+    return bytes;
+}
+
+int64_t hlm_block_slot_bytes(const struct hlm_block *block, const struct hlm_block_memory *memory)
+{
+    return memory->stash_bytes + memory->held_bytes + memory->input_bytes +
+           memory->input_grad_bytes + hlm_block_data_bytes(block);
 }
 
 static int64_t divide_up(int64_t a, int64_t b)

@@ -1,22 +1,33 @@
 /* memory: what a block keeps, what it needs for a moment, and what a stage holds in all.
  *
  * From an operator list follows where each tensor lives:
- *   EXTERNAL  the block's input, output and their gradients, parameters, gradients, data: the
- * stage's STASH     activations that the backward reads before writing them: one copy per
- * microbatch in flight TRANSIENT the rest: lives inside one pass, offsets by first-fit over live
- * ranges The executor hands out exactly these offsets, so predicted and real sizes are the same
- * numbers.
+ *
+ *   EXTERNAL   the stage's: the block's input, output and their gradients, parameters, data
+ *   STASH      activations that the backward reads before writing them: one copy per microbatch in
+ *              flight
+ *   HELD       split backward only: what I writes and W reads, also once per microbatch in flight
+ *              (the same tensor in the forward, where I makes it again, is transient there)
+ *   TRANSIENT  the rest: inside one pass, offsets by first-fit over live ranges
+ *
+ * A backward that is split (schedules with I and W) runs all operators of part INPUT_GRAD, some
+ * time later those of part WEIGHT_GRAD: two passes with transient tensors of their own. B of such a
+ * schedule is one behind the other. The gradient of a block's input, which another block's W reads,
+ * then has a place per microbatch too.
+ *
+ * The executor hands out exactly these offsets, so predicted and real sizes are the same numbers.
  */
 #ifndef HLM_COSTMODEL_MEMORY_H
 #define HLM_COSTMODEL_MEMORY_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/arena.h"
 #include "base/json.h"
 #include "costmodel/op.h"
 
-#define HLM_PLACE_MAP(X) X(EXTERNAL, "external") X(STASH, "stash") X(TRANSIENT, "transient")
+#define HLM_PLACE_MAP(X)                                                                           \
+    X(EXTERNAL, "external") X(STASH, "stash") X(HELD, "held") X(TRANSIENT, "transient")
 enum hlm_place {
 #define X(name, text) HLM_PLACE_##name,
     HLM_PLACE_MAP(X)
@@ -26,13 +37,15 @@ enum hlm_place {
 enum { HLM_ALIGNMENT_BYTES = 256 };
 
 struct hlm_block_memory {
-    /* [num_tensors]; forward_offset and backward_offset: inside the stash, or inside the pass's
-     * transient region (a tensor that full recompute makes again has one in each pass); -1: not
-     * there */
+    bool split;
+    /* [num_tensors]; offsets: inside the stash, inside what is held, or inside the pass's transient
+     * region (a tensor that full recompute makes again has one in each pass); -1: not there. Split:
+     * backward_offset is that of I, weight_offset that of W; else both are the same. */
     const enum hlm_place *place;
-    const int64_t *forward_offset, *backward_offset;
-    int64_t stash_bytes; /* per microbatch, aligned */
-    int64_t forward_transient_bytes, backward_transient_bytes;
+    const int64_t *forward_offset, *backward_offset, *weight_offset;
+    int64_t stash_bytes, held_bytes; /* per microbatch, aligned */
+    int64_t input_grad_bytes;        /* of the input's gradient, per microbatch; 0 unless split */
+    int64_t forward_transient_bytes, backward_transient_bytes; /* split: the larger of I and W */
     int64_t input_bytes, output_bytes; /* of the boundary activations, aligned */
     bool keeps_input, keeps_output;    /* the backward reads them */
     int64_t num_param_elements;        /* of this rank's shards */
@@ -41,6 +54,17 @@ struct hlm_block_memory {
 
 void hlm_block_memory(struct hlm_arena *arena, const struct hlm_block *block,
                       struct hlm_block_memory *out);
+/* The same for a schedule whose backward is split, or not. */
+void hlm_block_memory_of(struct hlm_arena *arena, const struct hlm_block *block, bool split,
+                         struct hlm_block_memory *out);
+
+/* Bytes of one block per microbatch in flight: stash, what is held, its input, the gradient of
+ * that where it has a place, its data (tokens, targets, pixels). */
+int64_t hlm_block_slot_bytes(const struct hlm_block *block, const struct hlm_block_memory *memory);
+/* Of these, the data; each tensor of it aligned, in the order of the block's tensors. */
+int64_t hlm_block_data_bytes(const struct hlm_block *block);
+/* Whether the role is data, which the executor uploads for each microbatch. */
+bool hlm_tensor_is_data(enum hlm_tensor_role role);
 
 /* Memory of one stage and rank by kind; the sum of the kinds is the peak. */
 #define HLM_MEMORY_KIND_MAP(X)                                                                     \

@@ -16,56 +16,49 @@ const double hlm_runner_no_sum = 0.0;
 static enum hlm_status run_action(struct hlm_runner *runner, struct hlm_action action,
                                   struct hlm_err *err)
 {
+    /* A send follows the action that made its data, and may have freed the slot. */
+    const bool sends = action.kind == HLM_ACTION_SEND_F || action.kind == HLM_ACTION_SEND_B;
+    HLM_TRY(sends ? HLM_OK : hlm_runner_post_waiting(runner, err));
     switch (action.kind) {
     case HLM_ACTION_F:
         return hlm_runner_forward(runner, action, err);
     case HLM_ACTION_B:
+    case HLM_ACTION_I:
+    case HLM_ACTION_W:
         return hlm_runner_backward(runner, action, err);
     case HLM_ACTION_SEND_F:
     case HLM_ACTION_SEND_B:
         return hlm_runner_send(runner, action, err);
     case HLM_ACTION_REDUCE_GRAD:
-        return hlm_runner_reduce(runner, err);
+        return hlm_runner_reduce(runner, action, err);
     case HLM_ACTION_OPTIMIZER:
         return hlm_runner_optimize(runner, err);
     case HLM_ACTION_RECV_F:
     case HLM_ACTION_RECV_B:
-        return HLM_OK; /* at the action that needs the data */
-    default:
-        return hlm_fail(err, HLM_FAILED, "the runner has no %s action",
-                        hlm_action_texts[action.kind]);
+        return hlm_runner_receive(runner, action, err);
+    case HLM_ACTION_OVERLAP_F_B: /* one after the other */
+    case HLM_NUM_ACTIONS:
+        break;
+    }
+    return HLM_OK;
+}
+
+static void forget_microbatches(struct hlm_runner *runner)
+{
+    for (int32_t s = 0; s < runner->state->num_stages; s++) {
+        for (int32_t i = 0; i < runner->stages[s].state->num_slots; i++) {
+            HLM_ASSERT(!runner->stages[s].slots[i].taken);
+            runner->stages[s].slots[i].microbatch = -1;
+        }
     }
 }
 
-static bool is_event(enum hlm_action_kind kind)
+static enum hlm_status wait_all(struct hlm_runner *runner, struct hlm_err *err)
 {
-    return hlm_action_is_compute(kind) || kind == HLM_ACTION_REDUCE_GRAD ||
-           kind == HLM_ACTION_OPTIMIZER;
-}
-
-static enum hlm_status measure_action(struct hlm_runner *runner, struct hlm_action action,
-                                      struct hlm_err *err)
-{
-    struct hlm_state *state = runner->state;
-    if (is_event(action.kind)) {
-        runner->event = &runner->events[runner->num_events++];
-        *runner->event = (struct hlm_run_event){
-            .action = action, .start_s = hlm_runner_wall_s() - runner->step_start_s};
-        HLM_TRY(hlm_compute_clock_start(&runner->clock, err));
-    }
-    hlm_runner_tell(runner, NULL, false);
-    HLM_TRY(run_action(runner, action, err));
-    if (is_event(action.kind)) {
-        HLM_TRY(hlm_compute_clock_pause(&runner->clock, err));
-        runner->event->compute_wall_s = runner->clock.wall_s;
-        runner->event->compute_cpu_s = runner->clock.cpu_s;
-    }
-    if (action.kind != HLM_ACTION_RECV_F && action.kind != HLM_ACTION_RECV_B) {
-        runner->event->end_s = hlm_runner_wall_s() - runner->step_start_s;
-    }
-    const enum hlm_action_kind last = state->stage == 0 ? HLM_ACTION_B : HLM_ACTION_SEND_B;
-    if (action.kind == last) {
-        runner->slots[hlm_runner_find_slot(runner, action.microbatch)].microbatch = -1;
+    for (int32_t s = 0; s < runner->state->num_stages; s++) {
+        for (int32_t i = 0; i < runner->stages[s].state->num_slots; i++) {
+            HLM_TRY(hlm_runner_wait_sends(runner, &runner->stages[s].slots[i], err));
+        }
     }
     return HLM_OK;
 }
@@ -76,42 +69,50 @@ static enum hlm_status begin_step(struct hlm_runner *runner, int64_t step, struc
     const int64_t batch = state->plan->strategy.global_batch_size;
     runner->step = step;
     runner->num_events = 0;
+    runner->num_reduced = runner->num_reductions = 0;
+    forget_microbatches(runner);
     runner->loss_scale = 1.0 / (double)hlm_data_num_targets(runner->data, step * batch, batch);
+    hlm_runner_make_data(runner);
+    hlm_runner_leave_actions(runner);
+    hlm_exchange_step_begin(runner->exchange);
     HLM_TRY(state->backend->ops->upload(state->queue, state->loss, &hlm_runner_no_sum,
                                         sizeof(hlm_runner_no_sum), err));
-    HLM_TRY(state->backend->ops->queue_sync(state->queue, err));
-    hlm_runner_tell_between(runner, "barrier before the step");
-    HLM_TRY(runner->comm->ops->barrier(runner->comm, HLM_GROUP_WORLD, err));
+    HLM_TRY(hlm_exchange_barrier(runner->exchange, HLM_GROUP_WORLD, err));
     runner->step_start_s = hlm_runner_wall_s();
     return HLM_OK;
+}
+
+/* CPU time over wall clock; a device that computes by itself has no CPU time. */
+static double availability(const struct hlm_runner *runner)
+{
+    double compute_s = 0.0, cpu_s = 0.0;
+    for (int32_t i = 0; i < runner->num_events; i++) {
+        compute_s += runner->events[i].compute_wall_s;
+        cpu_s += runner->events[i].compute_cpu_s;
+    }
+    return compute_s > 0.0 && cpu_s > 0.0 ? cpu_s / compute_s : 1.0;
 }
 
 static enum hlm_status end_step(struct hlm_runner *runner, struct hlm_run_step *out,
                                 struct hlm_err *err)
 {
     struct hlm_state *state = runner->state;
-    out->wall_s = hlm_runner_wall_s() - runner->step_start_s;
-    for (int32_t i = 0; i < state->num_slots; i++) {
-        HLM_TRY(hlm_runner_wait_slot(runner, &runner->slots[i], err));
-    }
     double loss = 0.0;
+    out->wall_s = hlm_runner_wall_s() - runner->step_start_s;
+    hlm_runner_leave_actions(runner);
+    HLM_TRY(wait_all(runner, err));
     HLM_TRY(state->backend->ops->download(state->queue, &loss, state->loss, sizeof(loss), err));
-    HLM_TRY(state->backend->ops->queue_sync(state->queue, err));
-    hlm_runner_tell_between(runner, "all_reduce of the loss");
-    HLM_TRY(runner->comm->ops->all_reduce(runner->comm, HLM_GROUP_WORLD, &loss, 1, HLM_WIRE_F64,
-                                          HLM_REDUCE_SUM, err));
+    HLM_TRY(hlm_exchange_step_end(runner->exchange, err));
+    hlm_runner_finish_events(runner);
+    HLM_TRY(hlm_exchange_host_sum(runner->exchange, HLM_GROUP_WORLD, &loss, 1,
+                                  "all_reduce of the loss", err));
     if (!isfinite(loss)) {
         return hlm_fail(err, HLM_FAILED, "step %lld: the loss is not finite",
                         (long long)runner->step);
     }
-    double compute_s = 0.0, cpu_s = 0.0;
-    for (int32_t i = 0; i < runner->num_events; i++) {
-        compute_s += runner->events[i].compute_wall_s;
-        cpu_s += runner->events[i].compute_cpu_s;
-    }
     out->loss = loss;
     out->grad_norm = runner->last_norm;
-    out->availability_frac = compute_s > 0.0 ? cpu_s / compute_s : 1.0;
+    out->availability_frac = availability(runner);
     out->events = runner->events;
     out->num_events = runner->num_events;
     return HLM_OK;
@@ -122,8 +123,9 @@ enum hlm_status hlm_runner_step(struct hlm_runner *runner, int64_t step, struct 
 {
     HLM_TRY(begin_step(runner, step, err));
     for (int32_t i = 0; i < runner->actions->num_actions; i++) {
-        runner->action = &runner->actions->actions[i];
-        HLM_TRY(measure_action(runner, *runner->action, err));
+        HLM_TRY(hlm_runner_begin_action(runner, i, err));
+        HLM_TRY(run_action(runner, runner->actions->actions[i], err));
+        HLM_TRY(hlm_runner_end_action(runner, i, err));
     }
     return end_step(runner, out, err);
 }
@@ -135,18 +137,6 @@ void hlm_runner_watch(struct hlm_runner *runner, hlm_runner_watch_fn *watch, voi
 }
 
 /* --- making one --- */
-
-static void make_data_buffers(struct hlm_arena *arena, struct hlm_runner *runner)
-{
-    const struct hlm_strategy *strategy = &runner->state->plan->strategy;
-    const struct hlm_model_vit *vit = &runner->state->plan->model.vit;
-    const int64_t positions = strategy->microbatch_size * strategy->seq_len;
-    runner->tokens = HLM_ARENA_ARRAY(arena, int32_t, positions);
-    runner->targets = HLM_ARENA_ARRAY(arena, int32_t, positions);
-    runner->pixels = HLM_ARENA_ARRAY(arena, float,
-                                     strategy->microbatch_size * vit->num_channels *
-                                         vit->image_size * vit->image_size);
-}
 
 static const char *const *make_texts(struct hlm_arena *arena,
                                      const struct hlm_rank_actions *actions)
@@ -160,51 +150,86 @@ static const char *const *make_texts(struct hlm_arena *arena,
     return texts;
 }
 
-static void make_slots(struct hlm_arena *arena, struct hlm_runner *runner)
+static void make_stages(struct hlm_arena *arena, struct hlm_runner *runner)
 {
     const struct hlm_state *state = runner->state;
-    const bool staged = !state->backend->ops->host_memory;
-    runner->slots = HLM_ARENA_ARRAY(arena, struct hlm_runner_slot, state->num_slots);
-    for (int32_t i = 0; i < state->num_slots; i++) {
-        runner->slots[i].microbatch = -1;
-        if (staged) {
-            runner->slots[i].host_output = HLM_ARENA_ARRAY(arena, char, state->boundary_bytes);
-            runner->slots[i].host_dinput = HLM_ARENA_ARRAY(arena, char, state->boundary_bytes);
-        }
+    runner->stages = HLM_ARENA_ARRAY(arena, struct hlm_runner_stage, state->num_stages);
+    runner->reductions = HLM_ARENA_ARRAY(arena, struct hlm_transfer *,
+                                         HLM_RUNNER_MAX_REDUCTIONS * (int64_t)state->num_stages);
+    for (int32_t s = 0; s < state->num_stages; s++) {
+        const struct hlm_state_stage *stage = &state->stages[s];
+        runner->stages[s] = (struct hlm_runner_stage){
+            .state = stage,
+            .slots = HLM_ARENA_ARRAY(arena, struct hlm_runner_slot, stage->num_slots)};
     }
+    hlm_runner_new_lists(arena, runner);
 }
 
-enum hlm_status hlm_runner_new(struct hlm_arena *arena, struct hlm_state *state,
-                               struct hlm_comm *comm, const struct hlm_data *data,
-                               const struct hlm_optimizer *optimizer, struct hlm_runner **out,
-                               struct hlm_err *err)
+static enum hlm_status make_exchange(struct hlm_arena *arena, struct hlm_runner *runner,
+                                     double timeout_s, struct hlm_err *err)
 {
-    const struct hlm_strategy *strategy = &state->plan->strategy;
+    struct hlm_state *state = runner->state;
+    const bool stream_ordered = runner->comm->ops->stream_ordered;
+    HLM_TRY(stream_ordered
+                ? hlm_runner_new_marks(arena, runner, err)
+                : hlm_compute_clock_init(&runner->clock, state->backend, state->queue, err));
+    const struct hlm_exchange_config config = {.strategy = &state->plan->strategy,
+                                               .comm = runner->comm,
+                                               .backend = state->backend,
+                                               .queue = state->queue,
+                                               .timeout_s = timeout_s,
+                                               .num_slots = runner->actions->num_actions,
+                                               .clock = stream_ordered ? NULL : &runner->clock,
+                                               .tell = hlm_runner_tell,
+                                               .tell_context = runner};
+    return hlm_exchange_new(arena, &config, &runner->exchange, err);
+}
+
+static enum hlm_status build_actions(struct hlm_arena *arena, struct hlm_runner *runner,
+                                     struct hlm_err *err)
+{
+    const struct hlm_strategy *strategy = &runner->state->plan->strategy;
     const struct hlm_schedule *schedule = NULL;
     HLM_TRY(hlm_schedule_build(arena, strategy->schedule, strategy->pp, strategy->vpp,
                                (int32_t)strategy->num_microbatches, &schedule, err));
     schedule = hlm_schedule_lower(arena, schedule);
-    struct hlm_runner *runner = HLM_ARENA_NEW(arena, struct hlm_runner);
-    *runner = (struct hlm_runner){.state = state,
-                                  .comm = comm,
-                                  .data = data,
-                                  .optimizer = *optimizer,
-                                  .actions = &schedule->ranks[state->coords.pp]};
-    runner->events = HLM_ARENA_ARRAY(arena, struct hlm_run_event, runner->actions->num_actions);
-    runner->action = runner->actions->actions;
+    runner->actions = &schedule->ranks[runner->state->coords.pp];
+    const int32_t count = runner->actions->num_actions;
+    runner->events = HLM_ARENA_ARRAY(arena, struct hlm_run_event, count);
+    runner->waiting = HLM_ARENA_ARRAY(arena, struct hlm_action, count);
     runner->action_texts = make_texts(arena, runner->actions);
-    make_data_buffers(arena, runner);
-    make_slots(arena, runner);
-    hlm_hostcopy_init(&runner->host, state->backend, state->queue);
-    HLM_TRY(hlm_compute_clock_init(&runner->clock, state->backend, state->queue, err));
+    return HLM_OK;
+}
+
+enum hlm_status hlm_runner_new(struct hlm_arena *arena, struct hlm_state *state,
+                               struct hlm_comm *comm, const struct hlm_data *data,
+                               const struct hlm_optimizer *optimizer, double timeout_s,
+                               struct hlm_runner **out, struct hlm_err *err)
+{
+    struct hlm_runner *runner = HLM_ARENA_NEW(arena, struct hlm_runner);
+    *runner = (struct hlm_runner){
+        .arena = arena, .state = state, .comm = comm, .data = data, .optimizer = *optimizer};
+    HLM_TRY(build_actions(arena, runner, err));
+    make_stages(arena, runner);
+    hlm_runner_new_data(arena, runner);
+    const enum hlm_status status = make_exchange(arena, runner, timeout_s, err);
+    if (status != HLM_OK) {
+        hlm_runner_free(runner);
+        return status;
+    }
     *out = runner;
     return HLM_OK;
 }
 
 void hlm_runner_free(struct hlm_runner *runner)
 {
-    if (runner != NULL) {
-        hlm_hostcopy_release(&runner->host);
+    if (runner == NULL) {
+        return;
+    }
+    hlm_exchange_free(runner->exchange);
+    hlm_runner_free_graphs(runner);
+    hlm_runner_free_marks(runner);
+    if (runner->clock.backend != NULL) {
         hlm_compute_clock_release(&runner->clock);
     }
 }

@@ -1,138 +1,206 @@
-/* Operators and collectives, and the clock that keeps them apart. */
-#include <time.h>
-
+/* The operators of a pass. Those between two collectives make a stretch, which is launched as a
+ * list, or put on the queue as a graph. */
 #include "exec/runner_internal.h"
-
-static double clock_s(clockid_t clock)
-{
-    struct timespec now;
-    clock_gettime(clock, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
-double hlm_runner_wall_s(void)
-{
-    return clock_s(CLOCK_MONOTONIC);
-}
-
-void hlm_runner_tell(const struct hlm_runner *runner, const char *operation, bool waiting)
-{
-    if (runner->watch != NULL) {
-        const int32_t index = (int32_t)(runner->action - runner->actions->actions);
-        runner->watch(runner->watch_context, runner->step, runner->action_texts[index], operation,
-                      waiting);
-    }
-}
-
-/* The same outside of actions. */
-void hlm_runner_tell_between(const struct hlm_runner *runner, const char *operation)
-{
-    if (runner->watch != NULL) {
-        runner->watch(runner->watch_context, runner->step, NULL, operation, true);
-    }
-}
-
-enum hlm_status hlm_runner_comm_begin(struct hlm_runner *runner, double *start_s,
-                                      struct hlm_err *err)
-{
-    HLM_TRY(hlm_compute_clock_pause(&runner->clock, err));
-    *start_s = hlm_runner_wall_s();
-    return HLM_OK;
-}
-
-enum hlm_status hlm_runner_comm_end(struct hlm_runner *runner, double start_s, double *seconds,
-                                    struct hlm_err *err)
-{
-    *seconds += hlm_runner_wall_s() - start_s;
-    hlm_runner_tell(runner, NULL, false);
-    return hlm_compute_clock_resume(&runner->clock, err);
-}
-
-/* --- operators --- */
-
-static enum hlm_wire wire_type(enum hlm_dtype dtype)
-{
-    return dtype == HLM_DTYPE_FP32 ? HLM_WIRE_F32 : HLM_WIRE_BF16;
-}
 
 int32_t hlm_runner_group_size(const struct hlm_runner *runner, enum hlm_group group)
 {
     return hlm_layout_group_size(&runner->state->plan->strategy, group);
 }
 
-static enum hlm_status call_collective(struct hlm_runner *runner, const struct hlm_op *op, void *in,
-                                       void *out, struct hlm_err *err)
-{
-    const struct hlm_comm_ops *ops = runner->comm->ops;
-    const enum hlm_wire type = wire_type(op->dtype);
-    const int64_t whole = op->m * op->n;
-    const int64_t part = whole / hlm_runner_group_size(runner, op->group);
-    switch (op->kind) {
-    case HLM_OP_ALL_REDUCE:
-        return ops->all_reduce(runner->comm, op->group, in, whole, type, HLM_REDUCE_SUM, err);
-    case HLM_OP_ALL_REDUCE_MAX:
-        return ops->all_reduce(runner->comm, op->group, in, whole, type, HLM_REDUCE_MAX, err);
-    case HLM_OP_ALL_GATHER:
-        return ops->all_gather(runner->comm, op->group, in, out, part, type, err);
-    case HLM_OP_REDUCE_SCATTER:
-        return ops->reduce_scatter(runner->comm, op->group, in, out, part, type, err);
-    default:
-        return hlm_fail(err, HLM_FAILED, "no transport runs %s", hlm_op_texts[op->kind]);
-    }
-}
+/* --- stretches --- */
 
-/* Bytes that a collective reads on and writes to this rank. */
-static void collective_bytes(const struct hlm_runner *runner, const struct hlm_op *op, int64_t *in,
-                             int64_t *out)
+static enum hlm_status launch_stretch(struct hlm_runner *runner, struct hlm_err *err)
 {
-    const int64_t whole = op->m * op->n * (int64_t)hlm_dtype_bytes(op->dtype);
-    const int64_t part = whole / hlm_runner_group_size(runner, op->group);
-    *in = op->kind == HLM_OP_ALL_GATHER ? part : whole;
-    *out = op->kind == HLM_OP_REDUCE_SCATTER ? part : whole;
-}
-
-enum hlm_status hlm_runner_collective(struct hlm_runner *runner, const struct hlm_op *op,
-                                      void *const *operands, struct hlm_err *err)
-{
-    if (hlm_runner_group_size(runner, op->group) == 1 && operands[1] == NULL) {
-        return HLM_OK;
-    }
-    const bool in_place = operands[1] == NULL;
-    int64_t in_bytes = 0, out_bytes = 0;
-    collective_bytes(runner, op, &in_bytes, &out_bytes);
-    double start_s = 0.0;
-    hlm_runner_tell(runner, hlm_op_texts[op->kind], true);
-    HLM_TRY(hlm_runner_comm_begin(runner, &start_s, err));
-    void *in = NULL, *out = NULL;
-    HLM_TRY(hlm_hostcopy_in(&runner->host, 0, operands[0], in_bytes, &in, err));
-    HLM_TRY(in_place ? HLM_OK
-                     : hlm_hostcopy_space(&runner->host, 1, operands[1], out_bytes, &out, err));
-    HLM_TRY(call_collective(runner, op, in, out, err));
-    HLM_TRY(hlm_hostcopy_out(&runner->host, operands[in_place ? 0 : 1], in_place ? in : out,
-                             out_bytes, err));
-    return hlm_runner_comm_end(runner, start_s, &runner->event->group_comm_s, err);
-}
-
-enum hlm_status hlm_runner_ops(struct hlm_runner *runner, int32_t block, const struct hlm_op *ops,
-                               int32_t num_ops, unsigned parts,
-                               const struct hlm_state_binding *binding, struct hlm_err *err)
-{
-    struct hlm_state *state = runner->state;
+    const struct hlm_state *state = runner->state;
+    const struct hlm_backend_ops *ops = state->backend->ops;
     const struct hlm_op_scalars scalars = {.loss_scale = runner->loss_scale};
-    for (int32_t i = 0; i < num_ops; i++) {
-        const struct hlm_op *op = &ops[i];
-        if ((parts & (1U << op->part)) == 0) {
-            continue;
-        }
-        void *operands[HLM_OP_MAX_OPERANDS] = {NULL};
-        for (int32_t k = 0; k < hlm_op_num_operands(op->kind); k++) {
-            operands[k] = op->operands[k] >= 0
-                              ? hlm_state_address(state, block, op->operands[k], binding)
-                              : NULL;
-        }
-        HLM_TRY(hlm_op_is_collective(op->kind)
-                    ? hlm_runner_collective(runner, op, operands, err)
-                    : state->backend->ops->launch(state->queue, op, operands, &scalars, err));
+    const struct hlm_runner_pass *pass = &runner->pass;
+    if (ops->launch_list != NULL) {
+        return ops->launch_list(state->queue, pass->launches, pass->num_launches, &scalars, err);
+    }
+    for (int32_t i = 0; i < pass->num_launches; i++) {
+        HLM_TRY(ops->launch(state->queue, pass->launches[i].op, pass->launches[i].operands,
+                            &scalars, err));
     }
     return HLM_OK;
+}
+
+static enum hlm_status capture_stretch(struct hlm_runner *runner, struct hlm_graph **out,
+                                       struct hlm_err *err)
+{
+    const struct hlm_backend_ops *ops = runner->state->backend->ops;
+    struct hlm_err ended;
+    HLM_TRY(ops->capture_begin(runner->state->queue, err));
+    const enum hlm_status launched = launch_stretch(runner, err);
+    const enum hlm_status status = ops->capture_end(runner->state->queue, out, &ended);
+    if (launched == HLM_OK && status != HLM_OK) {
+        *err = ended;
+    }
+    return launched != HLM_OK ? launched : status;
+}
+
+/* Captured at the second use: the first may choose algorithms and make room. */
+static enum hlm_status replay_stretch(struct hlm_runner *runner, struct hlm_graph **graph,
+                                      struct hlm_err *err)
+{
+    const struct hlm_op_scalars scalars = {.loss_scale = runner->loss_scale};
+    if (*graph == NULL) {
+        const enum hlm_status status = capture_stretch(runner, graph, err);
+        if (status != HLM_OK) {
+            hlm_err_prefix(err, "%s as a graph (--graphs off runs it without)",
+                           runner->action_text);
+            return status;
+        }
+    }
+    return runner->state->backend->ops->graph_launch(*graph, &scalars, err);
+}
+
+/* A graph of one operator would save nothing. */
+static enum hlm_status end_stretch(struct hlm_runner *runner, struct hlm_err *err)
+{
+    struct hlm_runner_pass *pass = &runner->pass;
+    if (pass->num_launches == 0) {
+        return HLM_OK;
+    }
+    const int32_t stretch = pass->num_stretches++;
+    const bool replays = pass->graphs != NULL && pass->graphs->of_stretch != NULL;
+    HLM_TRY(replays && pass->num_launches > 1
+                ? replay_stretch(runner, &pass->graphs->of_stretch[stretch], err)
+                : launch_stretch(runner, err));
+    pass->num_launches = 0;
+    return HLM_OK;
+}
+
+/* --- passes --- */
+
+void hlm_runner_begin_pass(struct hlm_runner *runner, struct hlm_runner_slot *slot,
+                           enum hlm_action_kind kind)
+{
+    struct hlm_runner_pass *pass = &runner->pass;
+    HLM_ASSERT((int)kind < HLM_RUNNER_NUM_PASSES);
+    HLM_ASSERT(pass->num_launches == 0);
+    pass->num_stretches = 0;
+    pass->graphs = runner->uses_graphs ? &slot->graphs[kind] : NULL;
+}
+
+enum hlm_status hlm_runner_end_pass(struct hlm_runner *runner, struct hlm_err *err)
+{
+    struct hlm_runner_pass *pass = &runner->pass;
+    HLM_TRY(end_stretch(runner, err));
+    if (pass->graphs != NULL && pass->graphs->of_stretch == NULL) {
+        pass->graphs->num_stretches = pass->num_stretches;
+        pass->graphs->of_stretch =
+            HLM_ARENA_ARRAY(runner->arena, struct hlm_graph *, pass->num_stretches);
+    }
+    return HLM_OK;
+}
+
+static enum hlm_status run_collective(struct hlm_runner *runner, const struct hlm_op *op,
+                                      void *const *operands, struct hlm_err *err)
+{
+    HLM_TRY(end_stretch(runner, err));
+    return op->kind == HLM_OP_ALL_TO_ALL
+               ? hlm_exchange_all_to_all(runner->exchange, op, operands, err)
+               : hlm_exchange_collective(runner->exchange, op, operands[0], operands[1], err);
+}
+
+static enum hlm_status add_op(struct hlm_runner *runner, int32_t block, const struct hlm_op *op,
+                              uint32_t dies, const struct hlm_state_binding *binding,
+                              struct hlm_err *err)
+{
+    struct hlm_runner_pass *pass = &runner->pass;
+    struct hlm_launch launch = {.op = op, .dies = dies};
+    for (int32_t k = 0; k < hlm_op_num_operands(op->kind); k++) {
+        launch.operands[k] = op->operands[k] >= 0
+                                 ? hlm_state_address(runner->state, block, op->operands[k], binding)
+                                 : NULL;
+    }
+    if (hlm_op_is_collective(op->kind)) {
+        return run_collective(runner, op, launch.operands, err);
+    }
+    HLM_ASSERT(pass->num_launches < pass->max_launches);
+    pass->launches[pass->num_launches++] = launch;
+    return HLM_OK;
+}
+
+enum hlm_status hlm_runner_ops(struct hlm_runner *runner, int32_t block,
+                               const struct hlm_runner_ops *list, unsigned parts,
+                               const struct hlm_state_binding *binding, struct hlm_err *err)
+{
+    for (int32_t i = 0; i < list->num; i++) {
+        if ((parts & (1U << list->ops[i].part)) != 0) {
+            HLM_TRY(add_op(runner, block, &list->ops[i], list->dies != NULL ? list->dies[i] : 0,
+                           binding, err));
+        }
+    }
+    return HLM_OK;
+}
+
+/* --- life --- */
+
+/* Arranged for lists where the backend takes lists. */
+static struct hlm_runner_block block_lists(struct hlm_arena *arena, const struct hlm_block *block,
+                                           bool takes_lists)
+{
+    struct hlm_fusion fusion;
+    if (!takes_lists) {
+        return (struct hlm_runner_block){.forward = {block->forward, NULL, block->num_forward},
+                                         .backward = {block->backward, NULL, block->num_backward}};
+    }
+    hlm_fusion_init(arena, block, &fusion);
+    return (struct hlm_runner_block){
+        .forward = {fusion.forward, fusion.forward_dies, fusion.num_forward},
+        .backward = {fusion.backward, fusion.backward_dies, fusion.num_backward}};
+}
+
+void hlm_runner_new_lists(struct hlm_arena *arena, struct hlm_runner *runner)
+{
+    const struct hlm_state *state = runner->state;
+    const struct hlm_backend_ops *ops = state->backend->ops;
+    struct hlm_runner_pass *pass = &runner->pass;
+    for (int32_t s = 0; s < state->num_stages; s++) {
+        const struct hlm_state_stage *stage = &state->stages[s];
+        struct hlm_runner_block *blocks =
+            HLM_ARENA_ARRAY(arena, struct hlm_runner_block, stage->num_blocks);
+        int32_t most = 0;
+        for (int32_t b = 0; b < stage->num_blocks; b++) {
+            blocks[b] = block_lists(arena, stage->blocks[b].block, ops->launch_list != NULL);
+            most += blocks[b].forward.num + blocks[b].backward.num;
+        }
+        runner->stages[s].blocks = blocks;
+        pass->max_launches = most > pass->max_launches ? most : pass->max_launches;
+    }
+    pass->launches = HLM_ARENA_ARRAY(arena, struct hlm_launch, pass->max_launches);
+    runner->uses_graphs = ops->capture_begin != NULL;
+}
+
+void hlm_runner_use_graphs(struct hlm_runner *runner, bool use)
+{
+    runner->uses_graphs = use && runner->state->backend->ops->capture_begin != NULL;
+}
+
+static void free_graphs(const struct hlm_runner *runner, const struct hlm_runner_graphs *graphs)
+{
+    for (int32_t i = 0; graphs->of_stretch != NULL && i < graphs->num_stretches; i++) {
+        runner->state->backend->ops->graph_free(graphs->of_stretch[i]);
+    }
+}
+
+void hlm_runner_free_graphs(struct hlm_runner *runner)
+{
+    struct hlm_state *state = runner->state;
+    struct hlm_err told_before;
+    if (state->backend->ops->graph_free == NULL) {
+        return;
+    }
+    const enum hlm_status status = state->backend->ops->queue_sync(state->queue, &told_before);
+    (void)status; /* graphs may be freed behind an error, not while they run */
+    for (int32_t s = 0; s < state->num_stages; s++) {
+        const struct hlm_runner_stage *stage = &runner->stages[s];
+        for (int32_t i = 0; i < stage->state->num_slots; i++) {
+            for (int kind = 0; kind < HLM_RUNNER_NUM_PASSES; kind++) {
+                free_graphs(runner, &stage->slots[i].graphs[kind]);
+            }
+        }
+    }
 }

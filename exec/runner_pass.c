@@ -1,153 +1,39 @@
-/* Forwards and backwards of microbatches, their slots, messages and data. */
+/* Forwards and backwards of microbatches. */
 #include "exec/runner_internal.h"
 
-enum { CHANNEL_FORWARD, CHANNEL_BACKWARD };
+/* --- boundaries between stages of one rank --- */
 
-/* --- slots and messages --- */
-
-static enum hlm_status wait_request(struct hlm_runner *runner, struct hlm_request **request,
-                                    struct hlm_err *err)
-{
-    struct hlm_request *pending = *request;
-    if (pending == NULL) {
-        return HLM_OK;
-    }
-    *request = NULL;
-    hlm_runner_tell(runner, "delivery of an earlier message", true);
-    HLM_TRY(runner->comm->ops->wait(runner->comm, pending, err));
-    hlm_runner_tell(runner, NULL, false);
-    return HLM_OK;
-}
-
-enum hlm_status hlm_runner_wait_slot(struct hlm_runner *runner, struct hlm_runner_slot *slot,
+static enum hlm_status copy_boundary(struct hlm_runner *runner, void *to, const void *from,
                                      struct hlm_err *err)
 {
-    HLM_TRY(wait_request(runner, &slot->send_forward, err));
-    return wait_request(runner, &slot->send_backward, err);
-}
-
-static enum hlm_status take_slot(struct hlm_runner *runner, int32_t microbatch, int32_t *out,
-                                 struct hlm_err *err)
-{
-    for (int32_t i = 0; i < runner->state->num_slots; i++) {
-        if (runner->slots[i].microbatch < 0) {
-            HLM_TRY(hlm_runner_wait_slot(runner, &runner->slots[i], err));
-            runner->slots[i].microbatch = microbatch;
-            *out = i;
-            return HLM_OK;
-        }
-    }
-    return hlm_fail(err, HLM_FAILED, "rank %d: no free slot for microbatch %d of %d in flight",
-                    runner->state->rank, microbatch, runner->state->num_slots);
-}
-
-int32_t hlm_runner_find_slot(const struct hlm_runner *runner, int32_t microbatch)
-{
-    for (int32_t i = 0; i < runner->state->num_slots; i++) {
-        if (runner->slots[i].microbatch == microbatch) {
-            return i;
-        }
-    }
-    HLM_ASSERT(!"a backward of a microbatch that no slot holds");
-    return -1;
-}
-
-static int32_t stage_peer(const struct hlm_runner *runner, int32_t stage)
-{
-    struct hlm_coords coords = runner->state->coords;
-    coords.pp = stage;
-    return hlm_layout_rank(&runner->state->plan->strategy, coords);
-}
-
-static enum hlm_status receive_into(struct hlm_runner *runner, int32_t peer, int32_t channel,
-                                    void *device, struct hlm_err *err)
-{
-    double start_s = 0.0;
-    struct hlm_request *request = NULL;
-    void *host = NULL;
-    const int64_t bytes = runner->state->boundary_bytes;
-    hlm_runner_tell(runner,
-                    channel == CHANNEL_FORWARD ? "receive from the stage below"
-                                               : "receive from the stage above",
-                    true);
-    HLM_TRY(hlm_runner_comm_begin(runner, &start_s, err));
-    HLM_TRY(hlm_hostcopy_space(&runner->host, 0, device, bytes, &host, err));
-    HLM_TRY(runner->comm->ops->receive(runner->comm, peer, channel, host, bytes, &request, err));
-    HLM_TRY(runner->comm->ops->wait(runner->comm, request, err));
-    HLM_TRY(hlm_hostcopy_out(&runner->host, device, host, bytes, err));
-    return hlm_runner_comm_end(runner, start_s, &runner->event->message_s, err);
-}
-
-/* The data stays where it is until the request is waited for: in the slot, or in the slot's own
- * staging. */
-static enum hlm_status send_from(struct hlm_runner *runner, int32_t peer, int32_t channel,
-                                 void *device, char *staging, struct hlm_request **request,
-                                 struct hlm_err *err)
-{
-    double start_s = 0.0;
-    const int64_t bytes = runner->state->boundary_bytes;
-    HLM_TRY(hlm_runner_comm_begin(runner, &start_s, err));
-    HLM_TRY(hlm_hostcopy_stage(&runner->host, staging, device, bytes, err));
-    HLM_TRY(runner->comm->ops->send(runner->comm, peer, channel, staging != NULL ? staging : device,
-                                    bytes, request, err));
-    return hlm_runner_comm_end(runner, start_s, &runner->event->message_s, err);
-}
-
-/* --- data --- */
-
-static enum hlm_status upload_role(struct hlm_runner *runner, int32_t block, int32_t slot,
-                                   enum hlm_tensor_role role, const void *values, int64_t bytes,
-                                   struct hlm_err *err)
-{
-    const struct hlm_block *list = runner->state->blocks[block].block;
-    const struct hlm_state_binding binding = {.slot = slot};
-    for (int32_t t = 0; t < list->num_tensors; t++) {
-        if (list->tensors[t].role == role) {
-            HLM_ASSERT((int64_t)hlm_tensor_bytes(&list->tensors[t]) == bytes);
-            HLM_TRY(runner->state->backend->ops->upload(
-                runner->state->queue, hlm_state_address(runner->state, block, t, &binding), values,
-                bytes, err));
-        }
-    }
-    return HLM_OK;
-}
-
-/* The samples of one microbatch of this replica, into the data tensors of the first and the last
- * block. */
-static enum hlm_status load_microbatch(struct hlm_runner *runner, int32_t microbatch, int32_t slot,
-                                       struct hlm_err *err)
-{
     const struct hlm_state *state = runner->state;
-    const struct hlm_strategy *strategy = &state->plan->strategy;
-    const struct hlm_model *model = &state->plan->model;
-    const bool first = state->stage == 0, last = state->stage == state->plan->num_stages - 1;
-    if (!first && !last) {
-        return HLM_OK;
-    }
-    const bool vit = model->kind == HLM_MODEL_VIT;
-    const int64_t targets = vit ? 1 : strategy->seq_len;
-    const int64_t pixels =
-        vit ? model->vit.num_channels * model->vit.image_size * model->vit.image_size : 0;
-    const int64_t sample =
-        runner->step * strategy->global_batch_size +
-        (state->coords.dp * strategy->num_microbatches + microbatch) * strategy->microbatch_size;
-    for (int64_t i = 0; i < strategy->microbatch_size; i++) {
-        hlm_data_sample(runner->data, sample + i, vit ? NULL : runner->tokens + i * targets,
-                        runner->targets + i * targets, vit ? runner->pixels + i * pixels : NULL);
-    }
-    const int64_t count = strategy->microbatch_size * targets * (int64_t)sizeof(int32_t);
-    const int64_t pixel_bytes = strategy->microbatch_size * pixels * (int64_t)sizeof(float);
-    const int32_t head = state->num_blocks - 1;
-    if (first && vit) {
-        HLM_TRY(upload_role(runner, 0, slot, HLM_TENSOR_PIXELS, runner->pixels, pixel_bytes, err));
-    }
-    if (first && !vit) {
-        HLM_TRY(upload_role(runner, 0, slot, HLM_TENSOR_TOKENS, runner->tokens, count, err));
-    }
-    if (last) {
-        HLM_TRY(upload_role(runner, head, slot, HLM_TENSOR_TARGETS, runner->targets, count, err));
-    }
-    return state->backend->ops->queue_sync(state->queue, err);
+    return state->backend->ops->copy(state->queue, to, from, state->boundary_bytes, err);
+}
+
+/* The output of a stage below that is on this rank. */
+static enum hlm_status copy_input(struct hlm_runner *runner, const struct hlm_runner_stage *stage,
+                                  int32_t slot, int32_t microbatch, struct hlm_err *err)
+{
+    const struct hlm_runner_stage *below = hlm_runner_stage_of(runner, stage->state->stage - 1);
+    return below == NULL
+               ? HLM_OK
+               : copy_boundary(
+                     runner,
+                     hlm_state_slot(stage->state, slot) + stage->state->blocks[0].input_offset,
+                     hlm_runner_output_place(below, hlm_runner_find_slot(below, microbatch)), err);
+}
+
+/* To where the output of a stage below on this rank stood. */
+static enum hlm_status copy_input_grad(struct hlm_runner *runner,
+                                       const struct hlm_runner_stage *stage, int32_t slot,
+                                       int32_t microbatch, struct hlm_err *err)
+{
+    const struct hlm_runner_stage *below = hlm_runner_stage_of(runner, stage->state->stage - 1);
+    return below == NULL ? HLM_OK
+                         : copy_boundary(runner,
+                                         hlm_runner_output_place(
+                                             below, hlm_runner_find_slot(below, microbatch)),
+                                         hlm_runner_input_grad_place(stage, slot), err);
 }
 
 /* --- actions --- */
@@ -155,18 +41,69 @@ static enum hlm_status load_microbatch(struct hlm_runner *runner, int32_t microb
 enum hlm_status hlm_runner_forward(struct hlm_runner *runner, struct hlm_action action,
                                    struct hlm_err *err)
 {
-    struct hlm_state *state = runner->state;
-    struct hlm_state_binding binding = {0};
-    HLM_TRY(take_slot(runner, action.microbatch, &binding.slot, err));
-    HLM_TRY(load_microbatch(runner, action.microbatch, binding.slot, err));
-    char *slot = hlm_state_slot(state, binding.slot);
-    if (state->stage > 0) {
-        HLM_TRY(receive_into(runner, stage_peer(runner, state->stage - 1), CHANNEL_FORWARD,
-                             slot + state->blocks[0].input_offset, err));
+    struct hlm_runner_stage *stage = hlm_runner_stage_of(runner, action.stage);
+    struct hlm_state_binding binding = {.stage = stage->state, .pass = HLM_STATE_FORWARD};
+    HLM_TRY(hlm_runner_forward_slot(runner, action, &binding.slot, err));
+    HLM_TRY(hlm_runner_upload_data(runner, &binding, action.microbatch, err));
+    HLM_TRY(hlm_exchange_wait(runner->exchange, &stage->slots[binding.slot].receive_forward, err));
+    HLM_TRY(copy_input(runner, stage, binding.slot, action.microbatch, err));
+    hlm_runner_begin_pass(runner, &stage->slots[binding.slot], action.kind);
+    for (int32_t b = 0; b < stage->state->num_blocks; b++) {
+        HLM_TRY(hlm_runner_ops(runner, b, &stage->blocks[b].forward, ~0U, &binding, err));
     }
-    for (int32_t b = 0; b < state->num_blocks; b++) {
-        const struct hlm_block *block = state->blocks[b].block;
-        HLM_TRY(hlm_runner_ops(runner, b, block->forward, block->num_forward, ~0U, &binding, err));
+    return hlm_runner_end_pass(runner, err);
+}
+
+/* The gradient of a block's input: in the slot where it has a place there, else in one of two
+ * buffers in turn. That of its output is the next block's, or the stage's. */
+static void *input_grad_of(const struct hlm_state *state, const struct hlm_state_stage *stage,
+                           int32_t block, int32_t slot)
+{
+    const int64_t offset = stage->blocks[block].input_grad_offset;
+    return offset >= 0 ? hlm_state_slot(stage, slot) + offset : state->grad_buffers[block % 2];
+}
+
+/* Runs the backward operators of a block whose part is in the mask. */
+static enum hlm_status run_backward(struct hlm_runner *runner, int32_t block, unsigned parts,
+                                    struct hlm_state_binding *binding, struct hlm_err *err)
+{
+    const struct hlm_state *state = runner->state;
+    const struct hlm_state_stage *stage = binding->stage;
+    const struct hlm_block *list = stage->blocks[block].block;
+    binding->grad_output =
+        block + 1 < stage->num_blocks ? input_grad_of(state, stage, block + 1, binding->slot)
+        : stage->last                 ? NULL
+                                      : hlm_state_slot(stage, binding->slot) + stage->output_offset;
+    binding->grad_input =
+        list->grad_input >= 0 ? input_grad_of(state, stage, block, binding->slot) : NULL;
+    const struct hlm_runner_stage *runs = hlm_runner_stage_of(runner, stage->stage);
+    return hlm_runner_ops(runner, block, &runs->blocks[block].backward, parts, binding, err);
+}
+
+/* One half of the backward of all blocks, or both, each block's one behind the other. */
+static enum hlm_status run_halves(struct hlm_runner *runner, struct hlm_state_binding *binding,
+                                  bool input_grads, bool weight_grads, struct hlm_err *err)
+{
+    const unsigned weight = 1U << HLM_PART_WEIGHT_GRAD;
+    for (int32_t b = binding->stage->num_blocks - 1; b >= 0; b--) {
+        if (input_grads) {
+            binding->pass = HLM_STATE_BACKWARD;
+            HLM_TRY(run_backward(runner, b, ~weight, binding, err));
+        }
+        if (weight_grads) {
+            binding->pass = HLM_STATE_WEIGHT_GRAD;
+            HLM_TRY(run_backward(runner, b, weight, binding, err));
+        }
+    }
+    return HLM_OK;
+}
+
+static enum hlm_status run_whole(struct hlm_runner *runner, struct hlm_state_binding *binding,
+                                 struct hlm_err *err)
+{
+    binding->pass = HLM_STATE_BACKWARD;
+    for (int32_t b = binding->stage->num_blocks - 1; b >= 0; b--) {
+        HLM_TRY(run_backward(runner, b, ~0U, binding, err));
     }
     return HLM_OK;
 }
@@ -174,40 +111,25 @@ enum hlm_status hlm_runner_forward(struct hlm_runner *runner, struct hlm_action 
 enum hlm_status hlm_runner_backward(struct hlm_runner *runner, struct hlm_action action,
                                     struct hlm_err *err)
 {
-    struct hlm_state *state = runner->state;
-    struct hlm_state_binding binding = {.slot = hlm_runner_find_slot(runner, action.microbatch),
-                                        .backward = true};
-    char *slot = hlm_state_slot(state, binding.slot);
-    int32_t buffer = 0;
-    if (state->stage < state->plan->num_stages - 1) {
-        HLM_TRY(receive_into(runner, stage_peer(runner, state->stage + 1), CHANNEL_BACKWARD,
-                             state->grad_buffers[buffer], err));
+    struct hlm_runner_stage *stage = hlm_runner_stage_of(runner, action.stage);
+    const int32_t index = hlm_runner_find_slot(stage, action.microbatch);
+    struct hlm_runner_slot *slot = &stage->slots[index];
+    struct hlm_state_binding binding = {.stage = stage->state, .slot = index};
+    const bool input_grads = action.kind != HLM_ACTION_W;
+    const bool weight_grads = action.kind != HLM_ACTION_I;
+    if (input_grads) {
+        HLM_TRY(hlm_runner_wait_sends(runner, slot, err));
+        HLM_TRY(hlm_exchange_wait(runner->exchange, &slot->receive_backward, err));
     }
-    for (int32_t b = state->num_blocks - 1; b >= 0; b--) {
-        const struct hlm_block *block = state->blocks[b].block;
-        binding.grad_output = state->grad_buffers[buffer];
-        binding.grad_input = b == 0 && state->stage > 0 ? slot + state->dinput_offset
-                                                        : state->grad_buffers[1 - buffer];
-        HLM_TRY(
-            hlm_runner_ops(runner, b, block->backward, block->num_backward, ~0U, &binding, err));
-        buffer = 1 - buffer;
+    hlm_runner_begin_pass(runner, slot, action.kind);
+    HLM_TRY(runner->state->split ? run_halves(runner, &binding, input_grads, weight_grads, err)
+                                 : run_whole(runner, &binding, err));
+    HLM_TRY(hlm_runner_end_pass(runner, err));
+    if (input_grads) {
+        HLM_TRY(copy_input_grad(runner, stage, index, action.microbatch, err));
     }
-    return HLM_OK;
-}
-
-enum hlm_status hlm_runner_send(struct hlm_runner *runner, struct hlm_action action,
-                                struct hlm_err *err)
-{
-    struct hlm_state *state = runner->state;
-    const int32_t index = hlm_runner_find_slot(runner, action.microbatch);
-    struct hlm_runner_slot *slot = &runner->slots[index];
-    char *memory = hlm_state_slot(state, index);
-    if (action.kind == HLM_ACTION_SEND_F) {
-        return send_from(runner, stage_peer(runner, state->stage + 1), CHANNEL_FORWARD,
-                         memory + state->output_offset, slot->host_output, &slot->send_forward,
-                         err);
+    if (weight_grads) {
+        hlm_runner_free_slot(stage, index);
     }
-    HLM_TRY(send_from(runner, stage_peer(runner, state->stage - 1), CHANNEL_BACKWARD,
-                      memory + state->dinput_offset, slot->host_dinput, &slot->send_backward, err));
     return HLM_OK;
 }

@@ -1,199 +1,9 @@
-#include "exec/state.h"
+#include "exec/state_internal.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "base/rng.h"
-
-static int64_t align(int64_t bytes)
-{
-    return (bytes + HLM_ALIGNMENT_BYTES - 1) / HLM_ALIGNMENT_BYTES * HLM_ALIGNMENT_BYTES;
-}
-
-/* --- blocks of the stage --- */
-
-struct block_choice {
-    enum hlm_block_kind kind;
-    enum hlm_recompute recompute;
-    int32_t layer;
-};
-
-static int32_t choose_blocks(const struct hlm_plan *plan, int32_t stage,
-                             struct block_choice *choices)
-{
-    const struct hlm_plan_stage *placed = &plan->stages[stage];
-    int32_t n = 0;
-    if (stage == 0) {
-        choices[n++] = (struct block_choice){HLM_BLOCK_EMBEDDING, HLM_RECOMPUTE_NONE, -1};
-    }
-    for (int32_t i = 0; i < placed->num_layers; i++) {
-        const int32_t layer = placed->first_layer + i;
-        choices[n++] = (struct block_choice){hlm_plan_layer_kind(&plan->model, layer),
-                                             hlm_plan_layer_recompute(placed, layer), layer};
-    }
-    if (stage == plan->num_stages - 1) {
-        choices[n++] = (struct block_choice){HLM_BLOCK_HEAD, HLM_RECOMPUTE_NONE, -1};
-    }
-    return n;
-}
-
-/* Equal choices share one operator list. */
-struct block_cache {
-    const struct hlm_block *block[HLM_NUM_BLOCKS][HLM_NUM_RECOMPUTES];
-    const struct hlm_block_memory *memory[HLM_NUM_BLOCKS][HLM_NUM_RECOMPUTES];
-};
-
-static enum hlm_status build_block(struct hlm_arena *arena, const struct hlm_state *state,
-                                   const struct block_choice *choice, struct block_cache *cache,
-                                   struct hlm_err *err)
-{
-    if (cache->block[choice->kind][choice->recompute] != NULL) {
-        return HLM_OK;
-    }
-    const struct hlm_plan *plan = state->plan;
-    const struct hlm_device *device =
-        &plan->cluster.groups[plan->stages[state->stage].device_group].device;
-    const struct hlm_lowering_input input = {.model = &plan->model,
-                                             .strategy = &plan->strategy,
-                                             .backend = device->backend,
-                                             .tp_rank = state->coords.tp,
-                                             .last_stage_copy = plan->model.tied_embeddings &&
-                                                                plan->strategy.pp > 1};
-    const struct hlm_block *block = NULL;
-    HLM_TRY(hlm_lowering_block(arena, &input, choice->kind, choice->recompute, &block, err));
-    struct hlm_block_memory *memory = HLM_ARENA_NEW(arena, struct hlm_block_memory);
-    hlm_block_memory(arena, block, memory);
-    cache->block[choice->kind][choice->recompute] = block;
-    cache->memory[choice->kind][choice->recompute] = memory;
-    return HLM_OK;
-}
-
-static enum hlm_status build_blocks(struct hlm_arena *arena, struct hlm_state *state,
-                                    struct hlm_err *err)
-{
-    struct block_choice *choices =
-        HLM_ARENA_ARRAY(arena, struct block_choice, state->plan->model.num_layers + 2);
-    state->num_blocks = choose_blocks(state->plan, state->stage, choices);
-    struct hlm_state_block *blocks =
-        HLM_ARENA_ARRAY(arena, struct hlm_state_block, state->num_blocks);
-    struct block_cache cache = {0};
-    for (int32_t b = 0; b < state->num_blocks; b++) {
-        HLM_TRY(build_block(arena, state, &choices[b], &cache, err));
-        blocks[b] =
-            (struct hlm_state_block){.block = cache.block[choices[b].kind][choices[b].recompute],
-                                     .memory = cache.memory[choices[b].kind][choices[b].recompute],
-                                     .layer = choices[b].layer};
-    }
-    state->blocks = blocks;
-    return HLM_OK;
-}
-
-/* --- parameters --- */
-
-/* Appends the parameters with sum_over_tp == wanted of all blocks to the slab. */
-static void place_params(struct hlm_arena *arena, struct hlm_state *state,
-                         struct hlm_state_param *params, bool wanted)
-{
-    for (int32_t b = 0; b < state->num_blocks; b++) {
-        const struct hlm_state_block *block = &state->blocks[b];
-        int64_t *offsets = (int64_t *)block->param_offset;
-        for (int32_t p = 0; p < block->block->num_params; p++) {
-            const struct hlm_param *param = &block->block->params[p];
-            if (param->sum_over_tp != wanted) {
-                continue;
-            }
-            const int64_t count = param->rows * param->cols;
-            offsets[p] = state->num_elements;
-            params[state->num_params++] = (struct hlm_state_param){
-                .param = param,
-                .name = hlm_param_global_name(arena, block->block->kind, block->layer, param),
-                .offset = state->num_elements,
-                .num_elements = count};
-            state->num_elements += count;
-        }
-    }
-}
-
-static void build_params(struct hlm_arena *arena, struct hlm_state *state)
-{
-    int32_t total = 0;
-    for (int32_t b = 0; b < state->num_blocks; b++) {
-        struct hlm_state_block *block = (struct hlm_state_block *)&state->blocks[b];
-        block->param_offset = HLM_ARENA_ARRAY(arena, int64_t, block->block->num_params);
-        total += block->block->num_params;
-    }
-    struct hlm_state_param *params = HLM_ARENA_ARRAY(arena, struct hlm_state_param, total);
-    place_params(arena, state, params, true);
-    state->num_sum_over_tp = state->num_elements;
-    place_params(arena, state, params, false);
-    state->params = params;
-    const struct hlm_strategy *strategy = &state->plan->strategy;
-    const int64_t shards = strategy->zero > 0 ? strategy->zero_group : 1;
-    state->num_padded = (state->num_elements + shards - 1) / shards * shards;
-    state->own_count = state->num_padded / shards;
-    state->own_first = strategy->zero > 0 ? state->coords.dp * state->own_count : 0;
-    for (int32_t i = 0; i < state->num_params; i++) {
-        if (strcmp(params[i].name, "embed.token") == 0) {
-            state->tied_offset = params[i].offset;
-            state->tied_elements = params[i].num_elements;
-        }
-    }
-}
-
-/* --- the layout of a slot --- */
-
-static int64_t data_bytes(const struct hlm_block *block)
-{
-    int64_t bytes = 0;
-    for (int32_t i = 0; i < block->num_tensors; i++) {
-        const enum hlm_tensor_role role = block->tensors[i].role;
-        if (role == HLM_TENSOR_TOKENS || role == HLM_TENSOR_TARGETS || role == HLM_TENSOR_PIXELS) {
-            bytes += align((int64_t)ceil(hlm_tensor_bytes(&block->tensors[i])));
-        }
-    }
-    return bytes;
-}
-
-static void build_slot(struct hlm_state *state)
-{
-    int64_t offset = 0;
-    const int64_t boundary = align(state->boundary_bytes);
-    for (int32_t b = 0; b < state->num_blocks; b++) {
-        struct hlm_state_block *block = (struct hlm_state_block *)&state->blocks[b];
-        block->input_offset = offset;
-        block->stash_offset = block->input_offset + block->memory->input_bytes;
-        block->data_offset = block->stash_offset + block->memory->stash_bytes;
-        offset = block->data_offset + data_bytes(block->block);
-    }
-    state->output_offset = -1;
-    state->dinput_offset = -1;
-    if (state->stage < state->plan->num_stages - 1) {
-        state->output_offset = offset;
-        offset += boundary;
-    }
-    if (state->stage > 0) {
-        state->dinput_offset = offset;
-        offset += boundary;
-    }
-    state->slot_bytes = offset;
-    state->num_slots =
-        hlm_schedule_in_flight(state->plan->strategy.schedule, state->plan->num_stages,
-                               (int32_t)state->plan->strategy.num_microbatches, state->stage);
-}
-
-static int64_t pass_transient_bytes(const struct hlm_state *state)
-{
-    int64_t bytes = 0;
-    for (int32_t b = 0; b < state->num_blocks; b++) {
-        const struct hlm_block_memory *memory = state->blocks[b].memory;
-        const int64_t passes[] = {memory->forward_transient_bytes,
-                                  memory->backward_transient_bytes};
-        for (int32_t i = 0; i < 2; i++) {
-            bytes = passes[i] > bytes ? passes[i] : bytes;
-        }
-    }
-    return bytes;
-}
+#include "exec/bf16.h"
 
 /* --- memory --- */
 
@@ -205,26 +15,46 @@ static enum hlm_status allocate(struct hlm_state *state, int64_t bytes, void **o
     return HLM_OK;
 }
 
+static enum hlm_status allocate_floats(struct hlm_state *state, int64_t count, float **out,
+                                       struct hlm_err *err)
+{
+    void *memory = NULL;
+    HLM_TRY(allocate(state, count * (int64_t)sizeof(float), &memory, err));
+    *out = memory;
+    return HLM_OK;
+}
+
+static enum hlm_status allocate_stage(struct hlm_state *state, struct hlm_state_stage *stage,
+                                      struct hlm_err *err)
+{
+    const int64_t moments = hlm_state_num_moments(stage);
+    void *memory = NULL;
+    HLM_TRY(allocate(state, stage->num_padded * state->dtype_bytes, &memory, err));
+    stage->params_slab = memory;
+    HLM_TRY(allocate_floats(state, stage->num_padded, &stage->grads_slab, err));
+    HLM_TRY(allocate_floats(state, moments, &stage->exp_avg, err));
+    HLM_TRY(allocate_floats(state, moments, &stage->exp_avg_sq, err));
+    if (state->dtype != HLM_DTYPE_FP32) {
+        HLM_TRY(allocate_floats(state, moments, &stage->master, err));
+    }
+    HLM_TRY(allocate(state, stage->num_slots * stage->slot_bytes, &memory, err));
+    stage->slots = memory;
+    return HLM_OK;
+}
+
 static enum hlm_status allocate_all(struct hlm_state *state, struct hlm_err *err)
 {
-    const int64_t slab = state->num_padded * (int64_t)sizeof(float);
-    const int64_t own = state->own_count * (int64_t)sizeof(float);
-    const int64_t boundary = align(state->boundary_bytes);
+    const int64_t boundary = state->split ? 0 : hlm_state_align(state->boundary_bytes);
     void *memory = NULL;
-    HLM_TRY(allocate(state, slab, &memory, err));
-    state->params_slab = memory;
-    HLM_TRY(allocate(state, slab, &memory, err));
-    state->grads_slab = memory;
-    HLM_TRY(allocate(state, own, &memory, err));
-    state->exp_avg = memory;
-    HLM_TRY(allocate(state, own, &memory, err));
-    state->exp_avg_sq = memory;
-    HLM_TRY(allocate(state, state->num_slots * state->slot_bytes, &memory, err));
-    state->slots = memory;
-    HLM_TRY(allocate(state, 2 * boundary + pass_transient_bytes(state), &memory, err));
-    state->grad_buffers[0] = memory;
-    state->grad_buffers[1] = state->grad_buffers[0] + boundary;
-    state->transient = state->grad_buffers[1] + boundary;
+    for (int32_t s = 0; s < state->num_stages; s++) {
+        HLM_TRY(allocate_stage(state, (struct hlm_state_stage *)&state->stages[s], err));
+    }
+    HLM_TRY(allocate(state, 2 * boundary + hlm_state_transient_bytes(state), &memory, err));
+    state->transient = (char *)memory + 2 * boundary;
+    if (!state->split) {
+        state->grad_buffers[0] = memory;
+        state->grad_buffers[1] = state->grad_buffers[0] + boundary;
+    }
     HLM_TRY(state->backend->ops->alloc(state->backend, sizeof(double), &memory, err));
     state->loss = memory;
     HLM_TRY(state->backend->ops->alloc(state->backend, sizeof(double), &memory, err));
@@ -232,19 +62,33 @@ static enum hlm_status allocate_all(struct hlm_state *state, struct hlm_err *err
     return HLM_OK;
 }
 
+static void free_memory(struct hlm_state *state, void *memory)
+{
+    if (memory != NULL) {
+        state->backend->ops->free(state->backend, memory);
+    }
+}
+
+static void free_stage(struct hlm_state *state, const struct hlm_state_stage *stage)
+{
+    void *const memory[] = {stage->params_slab, stage->grads_slab, stage->master,
+                            stage->exp_avg,     stage->exp_avg_sq, stage->slots};
+    for (size_t i = 0; i < sizeof(memory) / sizeof(memory[0]); i++) {
+        free_memory(state, memory[i]);
+    }
+}
+
 void hlm_state_free(struct hlm_state *state)
 {
     if (state == NULL) {
         return;
     }
-    void *const memory[] = {state->params_slab, state->grads_slab, state->exp_avg,
-                            state->exp_avg_sq,  state->slots,      state->grad_buffers[0],
-                            state->loss,        state->sum};
-    for (size_t i = 0; i < sizeof(memory) / sizeof(memory[0]); i++) {
-        if (memory[i] != NULL) {
-            state->backend->ops->free(state->backend, memory[i]);
-        }
+    for (int32_t s = 0; s < state->num_stages; s++) {
+        free_stage(state, &state->stages[s]);
     }
+    free_memory(state, state->split ? state->transient : state->grad_buffers[0]);
+    free_memory(state, state->loss);
+    free_memory(state, state->sum);
     if (state->queue != NULL) {
         state->backend->ops->queue_free(state->queue);
     }
@@ -271,69 +115,141 @@ static void init_param(const struct hlm_state_param *placed, uint64_t seed, floa
     HLM_ASSERT(row == param->rows);
 }
 
-static enum hlm_status fill_zero(struct hlm_state *state, void *data, int64_t count,
-                                 struct hlm_err *err)
+static enum hlm_status fill_zero(const struct hlm_state *state, void *data, enum hlm_dtype dtype,
+                                 int64_t count, struct hlm_err *err)
 {
-    const struct hlm_op op = {
-        .kind = HLM_OP_FILL_ZERO, .dtype = HLM_DTYPE_FP32, .m = count, .n = 1};
+    const struct hlm_op op = {.kind = HLM_OP_FILL_ZERO, .dtype = dtype, .m = count, .n = 1};
     void *const operands[HLM_OP_MAX_OPERANDS] = {data};
     const struct hlm_op_scalars scalars = {0};
     return state->backend->ops->launch(state->queue, &op, operands, &scalars, err);
 }
 
-enum hlm_status hlm_state_reset(struct hlm_state *state, uint64_t seed, struct hlm_err *err)
+static void round_all(const float *values, int64_t count, uint16_t *out)
+{
+    for (int64_t i = 0; i < count; i++) {
+        out[i] = hlm_bf16_round(values[i]);
+    }
+}
+
+/* Parameters in their dtype, master copies in fp32. `values` has num_padded elements. */
+static enum hlm_status upload_params(const struct hlm_state *state,
+                                     const struct hlm_state_stage *stage, struct hlm_arena *scratch,
+                                     const float *values, struct hlm_err *err)
+{
+    const struct hlm_backend_ops *ops = state->backend->ops;
+    const void *params = values;
+    if (stage->master != NULL) {
+        uint16_t *rounded = HLM_ARENA_ARRAY(scratch, uint16_t, stage->num_padded);
+        round_all(values, stage->num_padded, rounded);
+        params = rounded;
+        HLM_TRY(ops->upload(state->queue, stage->master, values + stage->own_first,
+                            stage->own_count * (int64_t)sizeof(float), err));
+        HLM_TRY(ops->upload(state->queue, stage->master + stage->own_count,
+                            values + stage->own_expert_first,
+                            stage->own_expert_count * (int64_t)sizeof(float), err));
+    }
+    HLM_TRY(ops->upload(state->queue, stage->params_slab, params,
+                        stage->num_padded * state->dtype_bytes, err));
+    return ops->queue_sync(state->queue, err);
+}
+
+static enum hlm_status reset_stage(const struct hlm_state *state,
+                                   const struct hlm_state_stage *stage, uint64_t seed,
+                                   struct hlm_err *err)
 {
     struct hlm_arena *scratch = hlm_arena_new();
-    float *values = HLM_ARENA_ARRAY(scratch, float, state->num_padded);
-    for (int32_t i = 0; i < state->num_params; i++) {
-        init_param(&state->params[i], seed, values + state->params[i].offset);
+    float *values = HLM_ARENA_ARRAY(scratch, float, stage->num_padded);
+    for (int32_t i = 0; i < stage->num_params; i++) {
+        init_param(&stage->params[i], seed, values + stage->params[i].offset);
     }
-    const int64_t bytes = state->num_padded * (int64_t)sizeof(float);
-    enum hlm_status status =
-        state->backend->ops->upload(state->queue, state->params_slab, values, bytes, err);
-    if (status == HLM_OK) {
-        status = state->backend->ops->queue_sync(state->queue, err);
-    }
+    const enum hlm_status status = upload_params(state, stage, scratch, values, err);
     hlm_arena_free(scratch);
     HLM_TRY(status);
-    HLM_TRY(fill_zero(state, state->grads_slab, state->num_padded, err));
-    HLM_TRY(fill_zero(state, state->exp_avg, state->own_count, err));
-    HLM_TRY(fill_zero(state, state->exp_avg_sq, state->own_count, err));
+    HLM_TRY(fill_zero(state, stage->grads_slab, HLM_DTYPE_FP32, stage->num_padded, err));
+    const int64_t moments = hlm_state_num_moments(stage);
+    HLM_TRY(fill_zero(state, stage->exp_avg, HLM_DTYPE_FP32, moments, err));
+    HLM_TRY(fill_zero(state, stage->exp_avg_sq, HLM_DTYPE_FP32, moments, err));
+    return state->backend->ops->queue_sync(state->queue, err);
+}
+
+enum hlm_status hlm_state_reset(struct hlm_state *state, uint64_t seed, struct hlm_err *err)
+{
+    for (int32_t s = 0; s < state->num_stages; s++) {
+        HLM_TRY(reset_stage(state, &state->stages[s], seed, err));
+    }
+    return HLM_OK;
+}
+
+/* --- making one --- */
+
+static enum hlm_status route_nothing(const struct hlm_state *state, struct hlm_err *err)
+{
+    const struct hlm_op op = {.kind = HLM_OP_ROUTE_FWD, .dtype = state->dtype, .n = 1, .k = 1};
+    void *const operands[HLM_OP_MAX_OPERANDS] = {state->sum, state->sum, state->sum, state->sum};
+    const struct hlm_op_scalars scalars = {0};
+    return state->backend->ops->launch(state->queue, &op, operands, &scalars, err);
+}
+
+/* A backend without operators of the dtype, or of experts, says so here, not in the middle of the
+ * first step. */
+static enum hlm_status check_dtype(const struct hlm_state *state, struct hlm_err *err)
+{
+    const struct hlm_state_stage *stage = &state->stages[0];
+    HLM_TRY(fill_zero(state, stage->params_slab, state->dtype, stage->num_padded, err));
+    HLM_TRY(state->plan->model.moe.num_experts > 0 ? route_nothing(state, err) : HLM_OK);
     return state->backend->ops->queue_sync(state->queue, err);
 }
 
 static enum hlm_status build_state(struct hlm_arena *arena, struct hlm_state *state, uint64_t seed,
                                    struct hlm_err *err)
 {
-    const struct hlm_strategy *strategy = &state->plan->strategy;
-    const struct hlm_block *first = NULL;
-    HLM_TRY(build_blocks(arena, state, err));
-    build_params(arena, state);
-    first = state->blocks[0].block;
-    state->boundary_bytes =
-        (int64_t)((double)(first->activation_rows * state->plan->model.hidden_size) *
-                  hlm_dtype_bytes(strategy->dtype));
-    build_slot(state);
+    HLM_TRY(hlm_state_lay_out(arena, state, err));
     HLM_TRY(state->backend->ops->queue_new(state->backend, &state->queue, err));
     HLM_TRY(allocate_all(state, err));
+    HLM_TRY(check_dtype(state, err));
     return hlm_state_reset(state, seed, err);
+}
+
+static int32_t position_in(struct hlm_arena *arena, const struct hlm_strategy *strategy,
+                           enum hlm_group group, int32_t rank)
+{
+    int32_t position = 0;
+    int32_t *members = HLM_ARENA_ARRAY(arena, int32_t, hlm_layout_group_size(strategy, group));
+    hlm_layout_group(strategy, group, rank, members, &position);
+    return position;
 }
 
 enum hlm_status hlm_state_new(struct hlm_arena *arena, const struct hlm_plan *plan, int32_t rank,
                               struct hlm_backend *backend, uint64_t seed, struct hlm_state **out,
                               struct hlm_err *err)
 {
-    const char *refusal = hlm_lowering_refusal(&plan->model, &plan->strategy);
+    return hlm_state_new_routed(arena, plan, rank, backend, seed, HLM_ROUTING_TOPK, out, err);
+}
+
+enum hlm_status hlm_state_new_routed(struct hlm_arena *arena, const struct hlm_plan *plan,
+                                     int32_t rank, struct hlm_backend *backend, uint64_t seed,
+                                     enum hlm_routing routing, struct hlm_state **out,
+                                     struct hlm_err *err)
+{
+    const struct hlm_strategy *strategy = &plan->strategy;
+    HLM_ASSERT(plan->model.moe.num_experts == 0 || routing != HLM_ROUTING_EVEN);
+    const char *refusal = hlm_lowering_refusal(&plan->model, strategy);
     if (refusal != NULL) {
         return hlm_fail(err, HLM_NO, "this plan can't be run: %s", refusal);
     }
     struct hlm_state *state = HLM_ARENA_NEW(arena, struct hlm_state);
-    state->plan = plan;
-    state->rank = rank;
-    state->coords = hlm_layout_coords(&plan->strategy, rank);
-    state->stage = state->coords.pp;
-    state->backend = backend;
-    state->predicted = &plan->prediction.memory[state->stage];
+    *state = (struct hlm_state){.plan = plan,
+                                .coords = hlm_layout_coords(strategy, rank),
+                                .rank = rank,
+                                .backend = backend,
+                                .dtype = strategy->dtype,
+                                .dtype_bytes = (int64_t)hlm_dtype_bytes(strategy->dtype),
+                                .split = hlm_schedule_splits(strategy->schedule),
+                                .routing = routing};
+    if (plan->model.moe.num_experts > 0) {
+        state->ep_rank = position_in(arena, strategy, HLM_GROUP_EP, rank);
+        state->edp_rank = position_in(arena, strategy, HLM_GROUP_EDP, rank);
+    }
     const enum hlm_status status = build_state(arena, state, seed, err);
     if (status != HLM_OK) {
         hlm_state_free(state);
@@ -341,82 +257,4 @@ enum hlm_status hlm_state_new(struct hlm_arena *arena, const struct hlm_plan *pl
     }
     *out = state;
     return HLM_OK;
-}
-
-/* --- addresses --- */
-
-char *hlm_state_slot(const struct hlm_state *state, int32_t slot)
-{
-    HLM_ASSERT(slot >= 0 && slot < state->num_slots);
-    return state->slots + slot * state->slot_bytes;
-}
-
-static char *data_address(const struct hlm_state *state, int32_t block, int32_t tensor,
-                          int32_t slot)
-{
-    const struct hlm_state_block *placed = &state->blocks[block];
-    int64_t offset = placed->data_offset;
-    for (int32_t i = 0; i < tensor; i++) {
-        const enum hlm_tensor_role role = placed->block->tensors[i].role;
-        if (role == HLM_TENSOR_TOKENS || role == HLM_TENSOR_TARGETS || role == HLM_TENSOR_PIXELS) {
-            offset += align((int64_t)ceil(hlm_tensor_bytes(&placed->block->tensors[i])));
-        }
-    }
-    return hlm_state_slot(state, slot) + offset;
-}
-
-static float *slab_address(const struct hlm_state *state, int32_t block,
-                           const struct hlm_tensor *tensor, float *slab)
-{
-    return slab + (tensor->param >= 0 ? state->blocks[block].param_offset[tensor->param]
-                                      : state->tied_offset);
-}
-
-static char *output_address(const struct hlm_state *state, int32_t block, int32_t slot)
-{
-    const int64_t offset = block + 1 < state->num_blocks ? state->blocks[block + 1].input_offset
-                                                         : state->output_offset;
-    return hlm_state_slot(state, slot) + offset;
-}
-
-static char *activation_address(const struct hlm_state *state, int32_t block, int32_t tensor,
-                                const struct hlm_state_binding *binding)
-{
-    const struct hlm_state_block *placed = &state->blocks[block];
-    const int64_t *offsets =
-        binding->backward ? placed->memory->backward_offset : placed->memory->forward_offset;
-    HLM_ASSERT(offsets[tensor] >= 0);
-    if (placed->memory->place[tensor] == HLM_PLACE_STASH) {
-        return hlm_state_slot(state, binding->slot) + placed->stash_offset + offsets[tensor];
-    }
-    return state->transient + offsets[tensor];
-}
-
-void *hlm_state_address(const struct hlm_state *state, int32_t block, int32_t tensor,
-                        const struct hlm_state_binding *binding)
-{
-    const struct hlm_tensor *what = &state->blocks[block].block->tensors[tensor];
-    switch (what->role) {
-    case HLM_TENSOR_INPUT:
-        return hlm_state_slot(state, binding->slot) + state->blocks[block].input_offset;
-    case HLM_TENSOR_OUTPUT:
-        return output_address(state, block, binding->slot);
-    case HLM_TENSOR_GRAD_OUTPUT:
-        return binding->grad_output;
-    case HLM_TENSOR_GRAD_INPUT:
-        return binding->grad_input;
-    case HLM_TENSOR_PARAM:
-        return slab_address(state, block, what, state->params_slab);
-    case HLM_TENSOR_GRAD:
-        return slab_address(state, block, what, state->grads_slab);
-    case HLM_TENSOR_TOKENS:
-    case HLM_TENSOR_TARGETS:
-    case HLM_TENSOR_PIXELS:
-        return data_address(state, block, tensor, binding->slot);
-    case HLM_TENSOR_LOSS:
-        return state->loss;
-    case HLM_TENSOR_ACTIVATION:
-        break;
-    }
-    return activation_address(state, block, tensor, binding);
 }

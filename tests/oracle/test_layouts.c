@@ -1,44 +1,11 @@
 /* The losses of every layout, schedule, ZeRO and recompute setting are those of one rank. */
 #include "tests/support/check.h"
-#include "tests/support/late_backend.h"
-#include "tests/support/train.h"
-
-enum { NUM_STEPS = 5 };
-static const double tolerance = 1e-5;
+#include "tests/support/sweep.h"
 
 static const int32_t degrees[][3] = {/* dp, tp, pp */
                                      {1, 1, 1}, {2, 1, 1}, {1, 2, 1}, {1, 1, 2}, {4, 1, 1},
                                      {1, 4, 1}, {1, 1, 4}, {2, 2, 1}, {2, 1, 2}, {1, 2, 2},
                                      {2, 2, 2}, {4, 2, 1}, {2, 1, 4}, {1, 2, 4}, {4, 1, 2}};
-
-struct sweep {
-    struct hlm_arena *arena;
-    const char *name;
-    const struct golden *golden;
-    struct train_result reference;
-    int32_t num_run;
-};
-
-static void check_losses(struct sweep *sweep, const struct golden_layout *layout,
-                         train_backend_fn *backend)
-{
-    const struct golden *golden = sweep->golden;
-    const struct hlm_plan *plan = golden_plan(sweep->arena, &golden->model,
-                                              golden->global_batch_size, golden->seq_len, layout);
-    if (plan == NULL || hlm_lowering_refusal(&plan->model, &plan->strategy) != NULL) {
-        return; /* not legal for this model (sp rows that tp does not divide), or priced only */
-    }
-    const struct train_result result =
-        train_run(sweep->arena, plan, (uint64_t)golden->seed, NUM_STEPS, backend, NULL);
-    for (int32_t step = 0; step < NUM_STEPS; step++) {
-        const double loss = result.losses[step], expected = sweep->reference.losses[step];
-        if (!(fabs(loss - expected) <= tolerance * fabs(expected))) {
-            fail_msg("%s %s: loss of step %d is %.9g, one rank has %.9g", sweep->name,
-                     golden_layout_text(sweep->arena, layout), step, loss, expected);
-        }
-    }
-    sweep->num_run++;
-}
 
 static void sweep_switches(struct sweep *sweep, const int32_t degree[3], train_backend_fn *backend)
 {
@@ -54,7 +21,7 @@ static void sweep_switches(struct sweep *sweep, const int32_t degree[3], train_b
                         .zero = zero,
                         .schedule = (enum hlm_schedule_kind)schedule,
                         .recompute = (enum hlm_recompute)recompute};
-                    check_losses(sweep, &layout, backend);
+                    sweep_check(sweep, &layout, backend);
                 }
             }
         }
@@ -63,20 +30,13 @@ static void sweep_switches(struct sweep *sweep, const int32_t degree[3], train_b
 
 static void sweep_model(const char *name, train_backend_fn *backend, int32_t min_run)
 {
-    struct sweep sweep = {.arena = hlm_arena_new(), .name = name};
-    sweep.golden = golden_read(sweep.arena, name);
-    const struct golden_layout one = {.microbatch_size = sweep.golden->global_batch_size};
-    const struct hlm_plan *plan =
-        golden_plan(sweep.arena, &sweep.golden->model, sweep.golden->global_batch_size,
-                    sweep.golden->seq_len, &one);
-    sweep.reference = train_run(sweep.arena, plan, (uint64_t)sweep.golden->seed, NUM_STEPS,
-                                hlm_backend_cpu_new, NULL);
+    struct sweep sweep = sweep_new(name, 0, 0);
     for (size_t i = 0; i < sizeof(degrees) / sizeof(degrees[0]); i++) {
         sweep_switches(&sweep, degrees[i], backend);
     }
     assert_in_range(sweep.num_run, min_run, 1000);
     printf("%s: %d layouts\n", name, sweep.num_run);
-    hlm_arena_free(sweep.arena);
+    sweep_free(&sweep);
 }
 
 static void gpt2(void **state)
@@ -103,16 +63,10 @@ static void vit(void **state)
     sweep_model("vit", hlm_backend_cpu_new, 60);
 }
 
-/* Operators that run late, on queues, in memory that the host can't reach. */
-static enum hlm_status new_late_backend(struct hlm_backend **out, struct hlm_err *err)
-{
-    return late_backend_new(out, 1234, 20e-6, err);
-}
-
 static void late(void **state)
 {
     (void)state;
-    sweep_model("gpt2", new_late_backend, 100);
+    sweep_model("gpt2", sweep_late_backend, 100);
 }
 
 int main(void)

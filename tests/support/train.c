@@ -2,7 +2,9 @@
 
 #include <pthread.h>
 
+#include "exec/comm_queue.h"
 #include "tests/support/check.h"
+#include "tests/support/late_backend.h"
 
 /* What the threads of one run share. Gradients and parameters of the whole model are gathered under
  * the lock. */
@@ -12,6 +14,8 @@ struct run {
     uint64_t seed;
     int32_t num_steps;
     train_backend_fn *new_backend;
+    struct train_experts experts;
+    struct hlm_backend *device; /* of all ranks, NULL: each has its own */
     pthread_mutex_t lock;
     double **grads;
     float **first, **last; /* parameters before and after */
@@ -24,6 +28,7 @@ struct member {
     pthread_t thread;
     struct hlm_err err;
     enum hlm_status status;
+    bool has_grads; /* of step 0 are collected */
     double losses[TRAIN_MAX_STEPS], grad_norms[TRAIN_MAX_STEPS];
 };
 
@@ -65,29 +70,22 @@ static void scatter(const struct run *run, const struct hlm_state_param *placed,
     }
 }
 
-static void collect_grads(const struct member *member)
+/* The elements of all parameters of the rank, by where a stage has them. */
+static void collect(const struct member *member, bool grads, double **to_double, float **to_float)
 {
     const struct hlm_state *state = member->state;
     pthread_mutex_lock(&member->run->lock);
-    for (int32_t i = 0; i < state->num_params; i++) {
-        const int32_t golden = find_golden(member->run, state->params[i].name);
-        if (golden >= 0) {
-            scatter(member->run, &state->params[i], state->grads_slab + state->params[i].offset,
-                    member->run->grads[golden], NULL);
-        }
-    }
-    pthread_mutex_unlock(&member->run->lock);
-}
-
-static void collect_params(const struct member *member, float **to)
-{
-    const struct hlm_state *state = member->state;
-    pthread_mutex_lock(&member->run->lock);
-    for (int32_t i = 0; i < state->num_params; i++) {
-        const int32_t golden = find_golden(member->run, state->params[i].name);
-        if (golden >= 0) {
-            scatter(member->run, &state->params[i], state->params_slab + state->params[i].offset,
-                    NULL, to[golden]);
+    for (int32_t s = 0; s < state->num_stages; s++) {
+        const struct hlm_state_stage *stage = &state->stages[s];
+        const float *slab = grads ? stage->grads_slab : (const float *)(void *)stage->params_slab;
+        for (int32_t i = 0; i < stage->num_params; i++) {
+            const struct hlm_state_param *param = &stage->params[i];
+            const int32_t golden = find_golden(member->run, param->name);
+            if (golden >= 0) {
+                scatter(member->run, param, slab + param->offset,
+                        to_double != NULL ? to_double[golden] : NULL,
+                        to_float != NULL ? to_float[golden] : NULL);
+            }
         }
     }
     pthread_mutex_unlock(&member->run->lock);
@@ -97,12 +95,34 @@ static void collect_params(const struct member *member, float **to)
 static void on_action(void *context, int64_t step, const char *action, const char *operation,
                       bool waiting)
 {
-    const struct member *member = context;
+    struct member *member = context;
     (void)waiting;
-    if (step == 0 && operation == NULL && action != NULL && strstr(action, "OPTIMIZER") != NULL &&
-        member->run->golden != NULL) {
-        collect_grads(member);
+    if (step == 0 && !member->has_grads && operation == NULL && action != NULL &&
+        strstr(action, "OPTIMIZER") != NULL && member->run->golden != NULL) {
+        collect(member, true, member->run->grads, NULL);
+        member->has_grads = true;
     }
+}
+
+static enum hlm_status clear_params(const struct member *member, struct hlm_err *err)
+{
+    const struct hlm_state *state = member->state;
+    const char *cleared = member->run->experts.cleared;
+    for (int32_t s = 0; s < state->num_stages && cleared != NULL; s++) {
+        const struct hlm_state_stage *stage = &state->stages[s];
+        for (int32_t i = 0; i < stage->num_params; i++) {
+            const struct hlm_state_param *param = &stage->params[i];
+            const struct hlm_op zero = {
+                .kind = HLM_OP_FILL_ZERO, .dtype = state->dtype, .m = param->num_elements, .n = 1};
+            void *const operands[HLM_OP_MAX_OPERANDS] = {
+                hlm_state_param_address(state, stage, param->offset)};
+            const struct hlm_op_scalars scalars = {0};
+            if (strstr(param->name, cleared) != NULL) {
+                HLM_TRY(state->backend->ops->launch(state->queue, &zero, operands, &scalars, err));
+            }
+        }
+    }
+    return state->backend->ops->queue_sync(state->queue, err);
 }
 
 static enum hlm_status train_member(struct member *member, struct hlm_arena *arena,
@@ -113,13 +133,14 @@ static enum hlm_status train_member(struct member *member, struct hlm_arena *are
     const struct hlm_data *data = NULL;
     HLM_TRY(hlm_data_open(arena, NULL, &plan->model, plan->strategy.seq_len, run->seed, &data,
                           &member->err));
-    HLM_TRY(hlm_state_new(arena, plan, member->comm->rank, backend, run->seed, &member->state,
-                          &member->err));
-    HLM_TRY(hlm_runner_new(arena, member->state, member->comm, data, &hlm_optimizer_default, runner,
-                           &member->err));
+    HLM_TRY(hlm_state_new_routed(arena, plan, member->comm->rank, backend, run->seed,
+                                 run->experts.routing, &member->state, &member->err));
+    HLM_TRY(clear_params(member, &member->err));
+    HLM_TRY(hlm_runner_new(arena, member->state, member->comm, data, &hlm_optimizer_default, 60.0,
+                           runner, &member->err));
     hlm_runner_watch(*runner, on_action, member);
     if (run->golden != NULL) {
-        collect_params(member, run->first);
+        collect(member, false, NULL, run->first);
     }
     for (int32_t step = 0; step < run->num_steps; step++) {
         struct hlm_run_step ran;
@@ -128,9 +149,21 @@ static enum hlm_status train_member(struct member *member, struct hlm_arena *are
         member->grad_norms[step] = ran.grad_norm;
     }
     if (run->golden != NULL) {
-        collect_params(member, run->last);
+        collect(member, false, NULL, run->last);
     }
     return HLM_OK;
+}
+
+/* Over queues the ranks share the device and the transport works on its memory. */
+static enum hlm_status make_backend(struct member *member, struct hlm_backend **out)
+{
+    const struct run *run = member->run;
+    if (run->device == NULL) {
+        return run->new_backend(out, &member->err);
+    }
+    HLM_TRY(late_backend_new_beside(run->device, out, (uint64_t)member->comm->rank + 1, 20e-6,
+                                    &member->err));
+    return hlm_comm_queue_use_backend(member->comm, *out, &member->err);
 }
 
 static void *member_main(void *argument)
@@ -139,7 +172,7 @@ static void *member_main(void *argument)
     struct hlm_arena *arena = hlm_arena_new();
     struct hlm_backend *backend = NULL;
     struct hlm_runner *runner = NULL;
-    member->status = member->run->new_backend(&backend, &member->err);
+    member->status = make_backend(member, &backend);
     if (member->status == HLM_OK) {
         member->status = train_member(member, arena, backend, &runner);
     }
@@ -147,6 +180,7 @@ static void *member_main(void *argument)
         member->comm->ops->abort(member->comm);
     }
     hlm_runner_free(runner);
+    hlm_comm_free(member->comm);
     hlm_state_free(member->state);
     hlm_backend_free(backend);
     hlm_arena_free(arena);
@@ -186,7 +220,6 @@ static void join_all(struct member *members, int32_t world)
     const struct member *failed = NULL;
     for (int32_t rank = 0; rank < world; rank++) {
         pthread_join(members[rank].thread, NULL);
-        hlm_comm_free(members[rank].comm);
         if (members[rank].status != HLM_OK && failed == NULL) {
             failed = &members[rank];
         }
@@ -200,12 +233,22 @@ struct train_result train_run(struct hlm_arena *arena, const struct hlm_plan *pl
                               int32_t num_steps, train_backend_fn *new_backend,
                               const struct golden *golden)
 {
+    const struct train_experts experts = {.routing = HLM_ROUTING_TOPK};
+    return train_run_experts(arena, plan, seed, num_steps, new_backend, golden, &experts);
+}
+
+struct train_result train_run_experts(struct hlm_arena *arena, const struct hlm_plan *plan,
+                                      uint64_t seed, int32_t num_steps,
+                                      train_backend_fn *new_backend, const struct golden *golden,
+                                      const struct train_experts *experts)
+{
     struct hlm_err err = {0};
     struct run run = {.plan = plan,
                       .golden = golden,
                       .seed = seed,
                       .num_steps = num_steps,
-                      .new_backend = new_backend};
+                      .new_backend = new_backend,
+                      .experts = *experts};
     pthread_mutex_init(&run.lock, NULL);
     if (golden != NULL) {
         make_gather(arena, &run);
@@ -215,13 +258,19 @@ struct train_result train_run(struct hlm_arena *arena, const struct hlm_plan *pl
     struct member *members = HLM_ARENA_ARRAY(arena, struct member, world);
     const struct hlm_comm_config config = {
         .strategy = &plan->strategy, .timeout_s = 60.0, .max_bytes = 1 << 20};
-    check_ok(hlm_comm_thread_new(&config, comms, &err), &err);
+    if (new_backend == NULL) {
+        check_ok(late_backend_new(&run.device, 0, 0.0, &err), &err);
+        check_ok(hlm_comm_queue_new(&config, comms, &err), &err);
+    } else {
+        check_ok(hlm_comm_thread_new(&config, comms, &err), &err);
+    }
     for (int32_t rank = 0; rank < world; rank++) {
         members[rank] = (struct member){.run = &run, .comm = comms[rank]};
         assert_int_equal(pthread_create(&members[rank].thread, NULL, member_main, &members[rank]),
                          0);
     }
     join_all(members, world);
+    hlm_backend_free(run.device);
     pthread_mutex_destroy(&run.lock);
     struct train_result result = {.grads = run.grads};
     memcpy(result.losses, members[0].losses, sizeof(result.losses));

@@ -10,21 +10,41 @@ static int64_t aligned_bytes(const struct hlm_block *block, int32_t tensor)
 }
 
 /* Plays a pass on a row of bytes, one per alignment unit, that say which tensor was written there
- * last: whatever is read must still be there. Stashed tensors lie behind the transient ones. */
+ * last: whatever is read must still be there. Behind the transient tensors lies the stash, behind
+ * that what is held. */
 struct player {
     const struct hlm_block *block;
     const struct hlm_block_memory *memory;
     const int64_t *offsets; /* of the pass */
+    unsigned parts;         /* that run in it */
+    bool forward;
     int64_t transient_bytes;
     int32_t *owner; /* [units] */
 };
 
+/* Where the tensor's region begins and ends, in bytes. */
+static void region_of(const struct player *player, int32_t tensor, int64_t *begin, int64_t *end)
+{
+    const struct hlm_block_memory *memory = player->memory;
+    const int64_t bounds[] = {0, player->transient_bytes,
+                              player->transient_bytes + memory->stash_bytes,
+                              player->transient_bytes + memory->stash_bytes + memory->held_bytes};
+    const enum hlm_place place = memory->place[tensor];
+    const int region = place == HLM_PLACE_STASH                      ? 1
+                       : place == HLM_PLACE_HELD && !player->forward ? 2
+                                                                     : 0;
+    *begin = bounds[region];
+    *end = bounds[region + 1];
+}
+
 static int64_t first_unit(const struct player *player, int32_t tensor)
 {
-    const bool stash = player->memory->place[tensor] == HLM_PLACE_STASH;
-    const int64_t offset = player->offsets[tensor] + (stash ? player->transient_bytes : 0);
-    assert_int_equal(offset % HLM_ALIGNMENT_BYTES, 0);
-    return offset / HLM_ALIGNMENT_BYTES;
+    int64_t begin = 0, end = 0;
+    region_of(player, tensor, &begin, &end);
+    const int64_t offset = player->offsets[tensor];
+    assert_true(offset >= 0 && begin + offset + aligned_bytes(player->block, tensor) <= end);
+    assert_int_equal((begin + offset) % HLM_ALIGNMENT_BYTES, 0);
+    return (begin + offset) / HLM_ALIGNMENT_BYTES;
 }
 
 static void check_there(const struct player *player, const struct hlm_op *op, int32_t tensor)
@@ -43,10 +63,6 @@ static void write(const struct player *player, int32_t tensor)
 {
     const int64_t first = first_unit(player, tensor);
     const int64_t count = aligned_bytes(player->block, tensor) / HLM_ALIGNMENT_BYTES;
-    const bool stash = player->memory->place[tensor] == HLM_PLACE_STASH;
-    const int64_t end =
-        stash ? player->transient_bytes + player->memory->stash_bytes : player->transient_bytes;
-    assert_true(first >= 0 && (first + count) * HLM_ALIGNMENT_BYTES <= end);
     for (int64_t u = first; u < first + count; u++) {
         player->owner[u] = tensor;
     }
@@ -56,7 +72,8 @@ static void play(const struct player *player, const struct hlm_op *ops, int32_t 
 {
     for (int32_t o = 0; o < num_ops; o++) {
         const struct hlm_op *op = &ops[o];
-        for (int pass = 0; pass < 3; pass++) { /* read; write; what was written is all there */
+        for (int pass = 0; pass < 3 && (player->parts & (1U << op->part)) != 0;
+             pass++) { /* read; write; what was written is all there */
             for (int32_t i = 0; i < HLM_OP_MAX_OPERANDS; i++) {
                 const int32_t tensor = op->operands[i];
                 if (tensor < 0 || player->memory->place[tensor] == HLM_PLACE_EXTERNAL) {
@@ -77,36 +94,138 @@ static int64_t larger(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-static void check_offsets(struct hlm_arena *arena, const struct hlm_block *block,
-                          const struct hlm_model *model, const struct hlm_strategy *strategy)
+/* Nothing transient outlives a pass. */
+static void next_pass(struct player *player, const int64_t *offsets, unsigned parts)
 {
-    (void)model;
-    (void)strategy;
+    for (int64_t u = 0; u < player->transient_bytes / HLM_ALIGNMENT_BYTES; u++) {
+        player->owner[u] = -1;
+    }
+    player->offsets = offsets;
+    player->parts = parts;
+    player->forward = false;
+    play(player, player->block->backward, player->block->num_backward);
+}
+
+static void play_all(struct hlm_arena *arena, const struct hlm_block *block, bool split)
+{
+    const unsigned weight = 1U << HLM_PART_WEIGHT_GRAD;
     struct hlm_block_memory memory;
-    hlm_block_memory(arena, block, &memory);
+    hlm_block_memory_of(arena, block, split, &memory);
     const int64_t transient =
         larger(memory.forward_transient_bytes, memory.backward_transient_bytes);
-    const int64_t units = (transient + memory.stash_bytes) / HLM_ALIGNMENT_BYTES;
+    const int64_t units =
+        (transient + memory.stash_bytes + memory.held_bytes) / HLM_ALIGNMENT_BYTES;
     struct player player = {
         .block = block,
         .memory = &memory,
         .offsets = memory.forward_offset,
+        .parts = ~0U,
+        .forward = true,
         .transient_bytes = transient,
         .owner = HLM_ARENA_ARRAY(arena, int32_t, units),
     };
     memset(player.owner, 0xFF, (size_t)units * sizeof *player.owner);
     play(&player, block->forward, block->num_forward);
-    for (int64_t u = 0; u < transient / HLM_ALIGNMENT_BYTES; u++) {
-        player.owner[u] = -1; /* nothing transient outlives a pass */
+    next_pass(&player, memory.backward_offset, split ? ~weight : ~0U);
+    if (split) {
+        next_pass(&player, memory.weight_offset, weight);
     }
-    player.offsets = memory.backward_offset;
-    play(&player, block->backward, block->num_backward);
+}
+
+static void check_offsets(struct hlm_arena *arena, const struct hlm_block *block,
+                          const struct hlm_model *model, const struct hlm_strategy *strategy)
+{
+    (void)model;
+    (void)strategy;
+    play_all(arena, block, false);
+    play_all(arena, block, true);
 }
 
 static void what_is_read_is_never_overwritten(void **state)
 {
     (void)state;
     assert_true(tiny_for_each(check_offsets) > 1000);
+}
+
+/* How often each tensor was written before an operator read it, in the order of the list or I in
+ * front of W. Gradients of parameters are sums, in any order. */
+static void count_versions(struct hlm_arena *arena, const struct hlm_block *block, bool split,
+                           int32_t *versions)
+{
+    const unsigned weight = 1U << HLM_PART_WEIGHT_GRAD;
+    const unsigned passes[] = {split ? ~weight : ~0U, split ? weight : 0U};
+    int32_t *writes = HLM_ARENA_ARRAY(arena, int32_t, block->num_tensors);
+    for (int pass = 0; pass < 2; pass++) {
+        for (int32_t o = 0; o < block->num_backward; o++) {
+            const struct hlm_op *op = &block->backward[o];
+            for (int32_t i = 0; (passes[pass] & (1U << op->part)) != 0 && i < HLM_OP_MAX_OPERANDS;
+                 i++) {
+                const bool sum =
+                    op->operands[i] >= 0 && block->tensors[op->operands[i]].role == HLM_TENSOR_GRAD;
+                const bool reads = hlm_op_reads(op, i) && !sum;
+                versions[o * HLM_OP_MAX_OPERANDS + i] = reads ? writes[op->operands[i]] : 0;
+            }
+            for (int32_t i = 0; (passes[pass] & (1U << op->part)) != 0 && i < HLM_OP_MAX_OPERANDS;
+                 i++) {
+                if (hlm_op_writes(op, i)) {
+                    writes[op->operands[i]]++;
+                }
+            }
+        }
+    }
+}
+
+static void check_split_order(struct hlm_arena *arena, const struct hlm_block *block,
+                              const struct hlm_model *model, const struct hlm_strategy *strategy)
+{
+    (void)model;
+    if (strategy->lowering != HLM_LOWERING_HLMPLAN) {
+        return; /* others repeat operators whose results are kept, with the same values */
+    }
+    const int32_t count = block->num_backward * HLM_OP_MAX_OPERANDS;
+    int32_t *whole = HLM_ARENA_ARRAY(arena, int32_t, count);
+    int32_t *halves = HLM_ARENA_ARRAY(arena, int32_t, count);
+    count_versions(arena, block, false, whole);
+    count_versions(arena, block, true, halves);
+    assert_memory_equal(whole, halves, (size_t)count * sizeof *whole);
+}
+
+/* A weight gradient that is put off reads what it would have read in its place. */
+static void halves_read_the_same(void **state)
+{
+    (void)state;
+    assert_true(tiny_for_each(check_split_order) > 1000);
+}
+
+static void check_split_summary(struct hlm_arena *arena, const struct hlm_block *block,
+                                const struct hlm_model *model, const struct hlm_strategy *strategy)
+{
+    (void)model;
+    (void)strategy;
+    struct hlm_block_memory whole, split;
+    hlm_block_memory(arena, block, &whole);
+    hlm_block_memory_of(arena, block, true, &split);
+    assert_int_equal(whole.held_bytes + whole.input_grad_bytes, 0);
+    assert_ptr_equal(whole.backward_offset, whole.weight_offset);
+    assert_int_equal(split.stash_bytes, whole.stash_bytes);
+    assert_int_equal(split.forward_transient_bytes >= whole.forward_transient_bytes, true);
+    assert_true(split.backward_transient_bytes <= whole.backward_transient_bytes);
+    assert_int_equal(split.input_grad_bytes, block->grad_input >= 0 ? split.input_bytes : 0);
+    int64_t held = 0;
+    for (int32_t t = 0; t < block->num_tensors; t++) {
+        held += split.place[t] == HLM_PLACE_HELD ? aligned_bytes(block, t) : 0;
+    }
+    assert_int_equal(split.held_bytes, held);
+    assert_int_equal(hlm_block_slot_bytes(block, &split) - hlm_block_slot_bytes(block, &whole),
+                     split.held_bytes + split.input_grad_bytes);
+    /* The weight gradients of a layer need the gradients of its products' results. */
+    assert_true(block->kind != HLM_BLOCK_DENSE || split.held_bytes > 0);
+}
+
+static void split_blocks_hold_more(void **state)
+{
+    (void)state;
+    assert_true(tiny_for_each(check_split_summary) > 1000);
 }
 
 static bool reads_external(const struct hlm_block *block, int32_t tensor)
@@ -291,6 +410,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_read_is_never_overwritten),
+        cmocka_unit_test(halves_read_the_same),
+        cmocka_unit_test(split_blocks_hold_more),
         cmocka_unit_test(summaries_are_sums_over_tensors),
         cmocka_unit_test(more_recompute_keeps_less),
         cmocka_unit_test(operands_of_overlapping_collectives_stay_until_the_result_is_read),

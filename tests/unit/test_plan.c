@@ -1,0 +1,60 @@
+/* Reading a plan: what the table of fields can't check. */
+#include "planner/plan.h"
+
+#include "tests/support/check.h"
+#include "tests/support/golden.h"
+
+static const struct hlm_plan *make_plan(struct hlm_arena *arena, struct golden_layout layout)
+{
+    const struct golden *golden = golden_read(arena, "gpt2");
+    const struct hlm_plan *plan =
+        golden_plan(arena, &golden->model, golden->global_batch_size, golden->seq_len, &layout);
+    assert_non_null(plan);
+    return plan;
+}
+
+static enum hlm_status read_again(struct hlm_arena *arena, const struct hlm_plan *plan,
+                                  const struct hlm_plan **out, struct hlm_err *err)
+{
+    const char *text = hlm_json_write(arena, &hlm_plan_table, plan, false);
+    return hlm_plan_read_text(arena, "plan.json", text, strlen(text), out, err);
+}
+
+/* Stages go round the pipeline ranks or, in the schedules in the shape of a V, down and up. */
+static void test_rank_groups(void **state)
+{
+    (void)state;
+    static const struct {
+        struct golden_layout layout;
+        int32_t rank_groups[4];
+    } cases[] = {
+        {{.pp = 4, .schedule = HLM_SCHEDULE_ZB_H1}, {0, 1, 2, 3}},
+        {{.pp = 2, .vpp = 2, .schedule = HLM_SCHEDULE_INTERLEAVED}, {0, 1, 0, 1}},
+        {{.pp = 2, .vpp = 2, .schedule = HLM_SCHEDULE_ZB_V}, {0, 1, 1, 0}},
+        {{.pp = 2, .vpp = 2, .schedule = HLM_SCHEDULE_DUALPIPE_V}, {0, 1, 1, 0}},
+    };
+    struct hlm_arena *arena = hlm_arena_new();
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct hlm_err err;
+        const struct hlm_plan *read = NULL;
+        struct hlm_plan plan = *make_plan(arena, cases[i].layout);
+        check_ok(read_again(arena, &plan, &read, &err), &err);
+        for (int32_t s = 0; s < 4; s++) {
+            assert_int_equal(read->stages[s].rank_group, cases[i].rank_groups[s]);
+        }
+        struct hlm_plan_stage stages[4];
+        memcpy(stages, plan.stages, sizeof stages);
+        stages[2].rank_group = 1 - cases[i].rank_groups[2] % 2;
+        plan.stages = stages;
+        check_fails(read_again(arena, &plan, &read, &err), HLM_INPUT, &err,
+                    hlm_arena_printf(arena, "$.stages[2].rank_group: expected %d, found %d",
+                                     cases[i].rank_groups[2], stages[2].rank_group));
+    }
+    hlm_arena_free(arena);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_rank_groups)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
