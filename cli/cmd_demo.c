@@ -13,6 +13,7 @@
 #include "cli/ranks.h"
 #include "cli/text_table.h"
 #include "cli/view.h"
+#include "planner/ilp_solve.h"
 #include "planner/measurement.h"
 #include "planner/search.h"
 
@@ -349,6 +350,7 @@ static void remove_files(const struct demo *demo)
 static enum hlm_status run(struct hlm_arena *arena, const void *pointer, struct hlm_err *err)
 {
     const struct demo_options *options = pointer;
+    HLM_TRY(hlm_ilp_check_solver(err));
     struct demo demo = {.arena = arena, .model = hlm_demo_model(arena), .folder = options->output};
     if (options->output == NULL) {
         const char *base = getenv("TMPDIR");

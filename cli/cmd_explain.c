@@ -9,6 +9,7 @@
 #include "cli/view.h"
 #include "cli/view_explain.h"
 #include "planner/explain.h"
+#include "planner/ilp_solve.h"
 
 struct explain_options {
     const char *plan;
@@ -103,6 +104,7 @@ static enum hlm_status run(struct hlm_arena *arena, const void *pointer, struct 
 {
     const struct explain_options *options = pointer;
     const struct hlm_plan *read = NULL, *plan = NULL;
+    HLM_TRY(hlm_ilp_check_solver(err)); /* alternatives and gains are what a search finds */
     HLM_TRY(hlm_plan_read(arena, options->plan, &read, err));
     if (hlm_explain_price(arena, read, &plan, err) != HLM_OK) {
         hlm_err_prefix(err, "%s", options->plan);

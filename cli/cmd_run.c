@@ -12,11 +12,18 @@
 #include "cli/ranks.h"
 #include "cli/view.h"
 #include "costmodel/lowering.h"
+#include "exec/comm_emulate.h"
 #include "planner/measurement.h"
+
+static const char *const emulate_delay_texts[] = {
+#define X(name, text) text,
+    HLM_EMULATE_DELAY_MAP(X)
+#undef X
+        NULL};
 
 struct run_options {
     const char *plan, *hosts, *data, *output, *trace;
-    int backend, transport;
+    int backend, transport, emulate_delay, routing;
     int64_t steps, warmup, seed, emulate_rank;
     bool virtual_time, json;
     double timeout_s;
@@ -32,6 +39,10 @@ static enum hlm_status load_plan(struct hlm_arena *arena, const struct run_optio
     const char *refusal = hlm_lowering_refusal(&(*out)->model, &(*out)->strategy);
     if (refusal != NULL) {
         return hlm_fail(err, HLM_NO, "%s: the executor can't run %s", options->plan, refusal);
+    }
+    if (options->emulate_rank >= (*out)->num_ranks) {
+        return hlm_fail(err, HLM_USAGE, "--emulate-rank %lld: the plan has ranks 0 to %d",
+                        (long long)options->emulate_rank, (*out)->num_ranks - 1);
     }
     return HLM_OK;
 }
@@ -57,8 +68,13 @@ static enum hlm_status check_options(struct hlm_arena *arena, const struct run_o
         return hlm_fail(err, HLM_USAGE, "--warmup %lld leaves none of --steps %lld to measure",
                         (long long)options->warmup, (long long)options->steps);
     }
-    if (options->emulate_rank >= 0) {
-        return hlm_fail(err, HLM_ENV, "--emulate-rank is not in this version");
+    if (options->emulate_rank >= 0 && options->hosts != NULL) {
+        return hlm_fail(err, HLM_USAGE,
+                        "--emulate-rank runs one rank on this machine; --hosts has no part in it");
+    }
+    if (options->emulate_rank >= 0 && options->transport != HLM_TRANSPORT_AUTO) {
+        return hlm_fail(err, HLM_USAGE,
+                        "--emulate-rank talks to nobody; --transport has no part in it");
     }
     if (options->data != NULL && access(options->data, R_OK) != 0) {
         return hlm_fail(err, HLM_INPUT, "%s: cannot be read", options->data);
@@ -94,14 +110,13 @@ static const char *absolute_path(struct hlm_arena *arena, const char *path)
 }
 
 static enum hlm_status run_ranks(struct hlm_arena *arena, const struct run_options *options,
-                                 enum hlm_backend_choice backend, enum hlm_transport transport,
-                                 const struct hlm_plan *plan, const char *output,
+                                 const struct hlm_ranks_choice *choice, const char *output,
                                  struct hlm_err *err)
 {
-    const char *args[24] = {NULL};
+    const char *args[32] = {NULL};
     int n = 0;
     args[n++] = "--backend";
-    args[n++] = hlm_run_backend_texts[backend];
+    args[n++] = hlm_run_backend_texts[choice->backend];
     args[n++] = "--plan";
     args[n++] = absolute_path(arena, options->plan);
     args[n++] = "--output";
@@ -121,8 +136,16 @@ static enum hlm_status run_ranks(struct hlm_arena *arena, const struct run_optio
     if (options->virtual_time) {
         args[n++] = "--virtual-time";
     }
-    const struct hlm_ranks_job job = {.transport = transport,
-                                      .num_ranks = plan->num_ranks,
+    args[n++] = "--routing";
+    args[n++] = hlm_routing_texts[HLM_ROUTING_TOPK + options->routing];
+    if (options->emulate_rank >= 0) {
+        args[n++] = "--emulate-rank";
+        args[n++] = hlm_arena_printf(arena, "%lld", (long long)options->emulate_rank);
+        args[n++] = "--emulate-delay";
+        args[n++] = emulate_delay_texts[options->emulate_delay];
+    }
+    const struct hlm_ranks_job job = {.transport = choice->transport,
+                                      .num_ranks = choice->num_ranks,
                                       .hosts = options->hosts,
                                       .args = args,
                                       .timeout_s = options->timeout_s};
@@ -135,14 +158,27 @@ static void print_summary(struct hlm_arena *arena, const struct hlm_plan *plan,
                           const struct hlm_measurement *measured)
 {
     const struct hlm_measured_step *last = &measured->steps[measured->num_steps - 1];
-    const double tokens = (double)(plan->strategy.global_batch_size * plan->strategy.seq_len);
+    double tokens_per_s = 0.0, mfu = 0.0;
+    hlm_measurement_rates(plan, measured->step_time_s, &tokens_per_s, &mfu);
     printf("%s: %s\n", plan->model.name, hlm_view_strategy(arena, &plan->strategy));
+    if (measured->emulated_rank >= 0) {
+        printf("rank %d of %d alone: what it computed and held is measured, its peers and all "
+               "communication are as predicted\n",
+               measured->emulated_rank, measured->num_ranks);
+    }
     printf("step time  %s measured%s, %s predicted\n", hlm_fmt_seconds(measured->step_time_s).text,
-           measured->virtual_time ? " in virtual time" : "",
+           strcmp(measured->timeline.source, "virtual") == 0 ? " in virtual time" : "",
            hlm_fmt_seconds(plan->prediction.step_time_s).text);
-    printf("speed      %s tokens/s\n", hlm_fmt_count(tokens / measured->step_time_s).text);
-    printf("loss       %.6f at the first step, %.6f at step %d\n", measured->steps[0].loss,
-           last->loss, measured->num_steps);
+    printf("speed      %s tokens/s", hlm_fmt_count(tokens_per_s).text);
+    if (mfu > 0.0) {
+        printf(", MFU %.1f %% (%s attention)", 100.0 * mfu,
+               hlm_model_is_causal(&plan->model) ? "causal" : "full");
+    }
+    printf("\n");
+    if (measured->emulated_rank < 0 || last->loss != 0.0) {
+        printf("loss       %.6f at the first step, %.6f at step %d\n", measured->steps[0].loss,
+               last->loss, measured->num_steps);
+    }
     printf("steps      %d, of which %d warm-up and %d clean\n", measured->num_steps,
            measured->num_warmup_steps, measured->num_clean_steps);
     hlm_view_parts(stdout, arena, &measured->parts);
@@ -180,18 +216,20 @@ static enum hlm_status run(struct hlm_arena *arena, const void *pointer, struct 
 {
     const struct run_options *options = pointer;
     const struct hlm_plan *plan = NULL;
-    enum hlm_backend_choice backend = (enum hlm_backend_choice)options->backend;
-    enum hlm_transport transport = (enum hlm_transport)options->transport;
     HLM_TRY(check_options(arena, options, err));
     HLM_TRY(load_plan(arena, options, &plan, err));
-    HLM_TRY(hlm_ranks_choose(&backend, &transport, options->hosts, false, err));
+    struct hlm_ranks_choice choice = {.backend = (enum hlm_backend_choice)options->backend,
+                                      .transport = (enum hlm_transport)options->transport,
+                                      .num_ranks = options->emulate_rank >= 0 ? 1 : plan->num_ranks,
+                                      .hosts = options->hosts};
+    HLM_TRY(hlm_ranks_choose(arena, &choice, err));
     const char *output = options->output;
     if (output == NULL) {
         HLM_TRY(temporary_file(arena, &output, err));
     }
     int32_t rank = 0;
     const bool speaks = !hlm_ranks_inside(&rank) || rank == 0;
-    enum hlm_status status = run_ranks(arena, options, backend, transport, plan, output, err);
+    enum hlm_status status = run_ranks(arena, options, &choice, output, err);
     if (status == HLM_OK && speaks) {
         status = answer(arena, options, plan, output, err);
     }
@@ -216,7 +254,9 @@ static const struct hlm_opt opts[] = {
      .def = "auto",
      .arg = "TRANSPORT",
      .enums = hlm_transport_texts,
-     .help = "How ranks talk; auto: threads of one process, or mpi with --hosts."},
+     .help =
+         "How ranks talk; auto: as threads of one process, over nccl where each has a GPU of its "
+         "own, over mpi else."},
     {.name = "hosts",
      .type = HLM_OPT_STRING,
      AT(hosts),
@@ -256,6 +296,15 @@ static const struct hlm_opt opts[] = {
      AT(virtual_time),
      .help = "Measure CPU time of actions and walk the schedule with it, as if every rank had a "
              "core; communication is then modelled, not measured."},
+    {.name = "routing",
+     .type = HLM_OPT_ENUM,
+     AT(routing),
+     .def = "topk",
+     .arg = "HOW",
+     .enums = hlm_routing_texts + HLM_ROUTING_TOPK,
+     .help = "How rows come to experts. topk: by their scores, with room for all rows on any rank, "
+             "which may need more memory than predicted; balanced: each in its turn, as prices "
+             "assume."},
     {.name = "emulate-rank",
      .type = HLM_OPT_INT64,
      AT(emulate_rank),
@@ -263,7 +312,16 @@ static const struct hlm_opt opts[] = {
      .arg = "R",
      .min = -1,
      .max = 1e8,
-     .help = "Execute on one GPU what this rank of the plan would."},
+     .help = "Execute on one device what this rank of the plan would: its computing, memory and "
+             "schedule; peers are made up, and communication is as predicted."},
+    {.name = "emulate-delay",
+     .type = HLM_OPT_ENUM,
+     AT(emulate_delay),
+     .def = "predicted",
+     .arg = "DELAY",
+     .enums = emulate_delay_texts,
+     .help = "predicted: an emulated rank waits for its peers as long as the plan says; none: it "
+             "does not wait, and its step is walked with what it computed."},
     {.name = "timeout",
      .type = HLM_OPT_DOUBLE,
      AT(timeout_s),
@@ -295,7 +353,8 @@ const struct hlm_command hlm_cmd_run = {
         "Executes a plan: starts its ranks, trains for some steps, and measures every action. A "
         "plan that was edited by hand is refused (estimate prices it again), and so is one with a "
         "feature that the executor lacks, by its name. When a rank fails, stops or hangs, all "
-        "ranks end and one error says which rank and what it was doing.",
+        "ranks end and one error says which rank and what it was doing. Inside mpirun, srun or "
+        "torchrun it is one of the ranks that they have started.",
     .example = "hlmplan run plan.json --data book.txt --steps 20 -o measured.json",
     .opts = opts,
     .positionals = positionals,

@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,20 +11,14 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
-#include "exec/heartbeat.h"
 #include "exec/launch.h"
+#include "exec/launch_env.h"
 
 extern char **environ;
 
 const char *const hlm_run_backend_texts[] = {
 #define X(name, text) text,
     HLM_BACKEND_CHOICE_MAP(X)
-#undef X
-        NULL};
-
-const char *const hlm_transport_texts[] = {
-#define X(name, text) text,
-    HLM_TRANSPORT_MAP(X)
 #undef X
         NULL};
 
@@ -76,8 +71,10 @@ enum hlm_status hlm_ranks_program(struct hlm_arena *arena, const char **out, str
     return HLM_OK;
 }
 
-/* The cheapest question that tells a machine without GPUs; what else may be missing the ranks find
- * out. */
+/* ---- what there is ---- */
+
+/* The cheapest question that tells a machine without GPUs; what else may be missing the rank
+ * program finds out. */
 static bool has_driver(void)
 {
     void *driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
@@ -87,32 +84,145 @@ static bool has_driver(void)
     return driver != NULL;
 }
 
-enum hlm_status hlm_ranks_choose(enum hlm_backend_choice *backend, enum hlm_transport *transport,
-                                 const char *hosts, bool quiet, struct hlm_err *err)
+/* Starts the rank program with its two streams in a pipe and reads what it says; -1: it can't. The
+ * text is cut to its room. */
+static int ask(const char *program, const char *option, char *text, size_t room)
+{
+    const char *argv[] = {program, option, NULL};
+    posix_spawn_file_actions_t streams;
+    int ends[2], ended = 0;
+    pid_t child = 0;
+    size_t used = 0;
+    ssize_t n = 0;
+    if (pipe2(ends, O_CLOEXEC) != 0 || posix_spawn_file_actions_init(&streams) != 0) {
+        return -1;
+    }
+    posix_spawn_file_actions_adddup2(&streams, ends[1], STDOUT_FILENO);
+    posix_spawn_file_actions_adddup2(&streams, ends[1], STDERR_FILENO);
+    /* posix_spawn's arguments are not const for historical reasons; it writes to none. */
+    const int failure =
+        posix_spawn(&child, program, &streams, NULL, (char *const *)(void *)argv, environ);
+    posix_spawn_file_actions_destroy(&streams);
+    close(ends[1]);
+    while (failure == 0 && used + 1 < room &&
+           ((n = read(ends[0], text + used, room - 1 - used)) > 0 || (n < 0 && errno == EINTR))) {
+        used += n > 0 ? (size_t)n : 0;
+    }
+    close(ends[0]);
+    text[used] = '\0';
+    while (failure == 0 && waitpid(child, &ended, 0) < 0 && errno == EINTR) {
+    }
+    return failure == 0 && WIFEXITED(ended) ? WEXITSTATUS(ended) : -1;
+}
+
+/* GPUs that ranks of this machine could compute on. HLM_ENV says why there are none. */
+static enum hlm_status count_gpus(struct hlm_arena *arena, int32_t *out, struct hlm_err *err)
 {
     static const char no_driver[] = "no NVIDIA driver (libcuda.so.1) on this machine";
-    const bool driver = has_driver();
-    if (*backend == HLM_BACKEND_CHOICE_CUDA && !driver) {
-        return hlm_fail(err, HLM_ENV, "--backend cuda: %s", no_driver);
+    static const char prefix[] = RANK_PROGRAM ": ";
+    const char *program = NULL;
+    char text[sizeof err->text];
+    if (!has_driver()) {
+        return hlm_fail(err, HLM_ENV, "%s", no_driver);
     }
-    if (*transport == HLM_TRANSPORT_NCCL) {
-        return hlm_fail(err, HLM_ENV, "--transport nccl: %s",
-                        driver ? "the runner of this version talks over threads and MPI only"
-                               : no_driver);
+    HLM_TRY(hlm_ranks_program(arena, &program, err));
+    const int code = ask(program, "--count-gpus", text, sizeof text);
+    text[strcspn(text, "\n")] = '\0';
+    if (code != 0) {
+        const bool prefixed = strncmp(text, prefix, strlen(prefix)) == 0;
+        return hlm_fail(err, HLM_ENV, "%s",
+                        text[0] == '\0' ? "the rank program can't count the GPUs"
+                        : prefixed      ? text + strlen(prefix)
+                                        : text);
     }
-    if (*transport == HLM_TRANSPORT_THREAD && hosts != NULL) {
-        return hlm_fail(err, HLM_USAGE, "--hosts needs --transport mpi: threads share one machine");
+    *out = (int32_t)strtol(text, NULL, 10);
+    return HLM_OK;
+}
+
+/* ---- choosing ---- */
+
+static enum hlm_status check_inside(const struct hlm_ranks_choice *choice,
+                                    const struct hlm_rank_env *env, struct hlm_err *err)
+{
+    const char *launcher = hlm_launcher_texts[env->launcher];
+    if (choice->hosts != NULL) {
+        return hlm_fail(err, HLM_USAGE, "--hosts: %s has placed the ranks already", launcher);
     }
-    if (*backend == HLM_BACKEND_CHOICE_AUTO && !driver) {
-        *backend = HLM_BACKEND_CHOICE_CPU;
-        if (!quiet) {
-            fprintf(stderr, "running on the CPU: %s\n", no_driver);
-        }
-    }
-    if (*transport == HLM_TRANSPORT_AUTO) {
-        *transport = hosts != NULL ? HLM_TRANSPORT_MPI : HLM_TRANSPORT_THREAD;
+    if (choice->transport == HLM_TRANSPORT_THREAD && env->world_size > 1) {
+        return hlm_fail(err, HLM_USAGE,
+                        "--transport thread: all ranks are threads of one process, but %s started "
+                        "%d processes",
+                        launcher, env->world_size);
     }
     return HLM_OK;
+}
+
+static enum hlm_status check_wishes(const struct hlm_ranks_choice *choice, struct hlm_err *err)
+{
+    if (choice->transport == HLM_TRANSPORT_THREAD && choice->hosts != NULL) {
+        return hlm_fail(err, HLM_USAGE, "--hosts needs --transport mpi: threads share one machine");
+    }
+    if (choice->transport == HLM_TRANSPORT_NCCL && choice->backend == HLM_BACKEND_CHOICE_CPU) {
+        return hlm_fail(err, HLM_USAGE,
+                        "--transport nccl needs a GPU for each rank, but --backend cpu uses none");
+    }
+    return HLM_OK;
+}
+
+/* *num_gpus and the backend. With other machines the ranks find out for themselves. */
+static enum hlm_status choose_backend(struct hlm_arena *arena, struct hlm_ranks_choice *choice,
+                                      int32_t *num_gpus, struct hlm_err *err)
+{
+    struct hlm_err none;
+    *num_gpus = 0;
+    if (choice->backend == HLM_BACKEND_CHOICE_CPU || count_gpus(arena, num_gpus, &none) == HLM_OK ||
+        choice->hosts != NULL) {
+        return HLM_OK;
+    }
+    if (choice->transport == HLM_TRANSPORT_NCCL || choice->backend == HLM_BACKEND_CHOICE_CUDA) {
+        return hlm_fail(err, HLM_ENV, "%s: %s",
+                        choice->transport == HLM_TRANSPORT_NCCL ? "--transport nccl"
+                                                                : "--backend cuda",
+                        none.text);
+    }
+    choice->backend = HLM_BACKEND_CHOICE_CPU;
+    fprintf(stderr, "running on the CPU: %s\n", none.text);
+    return HLM_OK;
+}
+
+static enum hlm_status choose_transport(struct hlm_ranks_choice *choice, int32_t num_gpus,
+                                        struct hlm_err *err)
+{
+    const struct hlm_transport_question question = {
+        .num_ranks = choice->num_ranks, .num_gpus = num_gpus, .one_machine = choice->hosts == NULL};
+    const char *why = NULL;
+    if (choice->transport == HLM_TRANSPORT_AUTO) {
+        choice->transport = hlm_transport_choose(&question, &why);
+    }
+    if (why != NULL) {
+        fprintf(stderr, "%s\n", why);
+    }
+    if (choice->transport == HLM_TRANSPORT_NCCL && choice->hosts == NULL &&
+        num_gpus < choice->num_ranks) {
+        return hlm_fail(err, HLM_ENV,
+                        "--transport nccl: %d ranks need a GPU each, and this machine has %d",
+                        choice->num_ranks, num_gpus);
+    }
+    return HLM_OK;
+}
+
+enum hlm_status hlm_ranks_choose(struct hlm_arena *arena, struct hlm_ranks_choice *choice,
+                                 struct hlm_err *err)
+{
+    struct hlm_rank_env env;
+    choice->num_gpus = 0;
+    HLM_TRY(check_wishes(choice, err));
+    HLM_TRY(hlm_rank_env_read(&env, err));
+    if (env.launcher != HLM_LAUNCHER_NONE) {
+        return check_inside(choice, &env, err);
+    }
+    HLM_TRY(choose_backend(arena, choice, &choice->num_gpus, err));
+    return choose_transport(choice, choice->num_gpus, err);
 }
 
 static void on_progress(void *context, int32_t rank, const char *text)
@@ -140,26 +250,12 @@ static const char *const *with_transport(struct hlm_arena *arena, const struct h
 bool hlm_ranks_inside(int32_t *out_rank)
 {
     struct hlm_rank_env env;
-    if (!hlm_rank_env_read(&env)) {
+    struct hlm_err ignored; /* hlm_ranks_choose tells */
+    if (hlm_rank_env_read(&env, &ignored) != HLM_OK || env.launcher == HLM_LAUNCHER_NONE) {
         return false;
     }
     *out_rank = env.rank;
     return true;
-}
-
-static enum hlm_status check_world(const struct hlm_rank_env *env, const struct hlm_ranks_job *job,
-                                   struct hlm_err *err)
-{
-    if (strcmp(env->source, "torchrun") == 0) {
-        return hlm_fail(err, HLM_ENV,
-                        "inside torchrun ranks can only meet over NCCL; start CPU ranks with "
-                        "mpirun or srun, or let this command start them");
-    }
-    if (env->world_size != job->num_ranks) {
-        return hlm_fail(err, HLM_USAGE, "%s started %d ranks, but the plan has %d", env->source,
-                        env->world_size, job->num_ranks);
-    }
-    return HLM_OK;
 }
 
 /* The rank program says on stderr what went wrong; its exit code is the status. */
@@ -167,10 +263,12 @@ static enum hlm_status run_own_rank(struct hlm_arena *arena, const struct hlm_ra
                                     const char *program, const struct hlm_ranks_job *job,
                                     struct hlm_err *err)
 {
-    HLM_TRY(check_world(env, job, err));
-    struct hlm_ranks_job over_mpi = *job;
-    over_mpi.transport = HLM_TRANSPORT_MPI;
-    const char *const *args = with_transport(arena, &over_mpi);
+    if (env->world_size != job->num_ranks) {
+        return hlm_fail(err, HLM_USAGE, "%s started %d rank%s, but the plan has %d",
+                        hlm_launcher_texts[env->launcher], env->world_size,
+                        env->world_size == 1 ? "" : "s", job->num_ranks);
+    }
+    const char *const *args = with_transport(arena, job);
     int num_args = 0;
     while (args[num_args] != NULL) {
         num_args++;
@@ -196,19 +294,27 @@ static enum hlm_status run_own_rank(struct hlm_arena *arena, const struct hlm_ra
                     "rank %d of %d did not end well", env->rank, env->world_size);
 }
 
+static enum hlm_launch_kind launch_kind(const struct hlm_ranks_job *job)
+{
+    if (job->hosts != NULL || job->transport == HLM_TRANSPORT_MPI) {
+        return HLM_LAUNCH_MPI;
+    }
+    return job->transport == HLM_TRANSPORT_NCCL ? HLM_LAUNCH_PROCESSES : HLM_LAUNCH_THREADS;
+}
+
 enum hlm_status hlm_ranks_run(struct hlm_arena *arena, const struct hlm_ranks_job *job,
                               struct hlm_err *err)
 {
     struct hlm_rank_env env;
-    struct hlm_launch_config config = {
-        .kind = job->transport == HLM_TRANSPORT_MPI ? HLM_LAUNCH_MPI : HLM_LAUNCH_THREADS,
-        .args = with_transport(arena, job),
-        .num_ranks = job->num_ranks,
-        .hosts = job->hosts,
-        .watchdog_s = job->timeout_s,
-        .on_progress = job->quiet ? NULL : on_progress};
+    struct hlm_launch_config config = {.kind = launch_kind(job),
+                                       .args = with_transport(arena, job),
+                                       .num_ranks = job->num_ranks,
+                                       .hosts = job->hosts,
+                                       .watchdog_s = job->timeout_s,
+                                       .on_progress = job->quiet ? NULL : on_progress};
     HLM_TRY(hlm_ranks_program(arena, &config.program, err));
-    if (hlm_rank_env_read(&env)) {
+    HLM_TRY(hlm_rank_env_read(&env, err));
+    if (env.launcher != HLM_LAUNCHER_NONE) {
         return run_own_rank(arena, &env, config.program, job, err);
     }
     return hlm_launch_run(&config, err);

@@ -8,32 +8,34 @@
 #include "base/arena.h"
 #include "base/err.h"
 #include "exec/backend_choice.h"
+#include "exec/launch_transport.h"
 
 /* Of enum hlm_backend_choice; this program does not link the library that holds exec's own copy of
  * them. */
 extern const char *const hlm_run_backend_texts[];
 
-#define HLM_TRANSPORT_MAP(X) X(AUTO, "auto") X(MPI, "mpi") X(NCCL, "nccl") X(THREAD, "thread")
-enum hlm_transport {
-#define X(name, text) HLM_TRANSPORT_##name,
-    HLM_TRANSPORT_MAP(X)
-#undef X
-};
-extern const char *const hlm_transport_texts[];
-
 /* The program hlmplan-rank: beside this program, or in PATH. HLM_ENV when it is in neither. */
 HLM_MUST_CHECK enum hlm_status hlm_ranks_program(struct hlm_arena *arena, const char **out,
                                                  struct hlm_err *err);
 
-/* What of a wished backend and transport can be had. auto without a driver: cpu, saying so once on
- * stderr (unless quiet); with one it stays auto, and the ranks decide. Transport auto: threads, or
- * mpi where hosts are given. HLM_ENV: a wished one that is not there. */
-HLM_MUST_CHECK enum hlm_status hlm_ranks_choose(enum hlm_backend_choice *backend,
-                                                enum hlm_transport *transport, const char *hosts,
-                                                bool quiet, struct hlm_err *err);
+/* What is wished, and then what can be had. */
+struct hlm_ranks_choice {
+    enum hlm_backend_choice backend;
+    enum hlm_transport transport;
+    int32_t num_ranks;
+    const char *hosts; /* NULL: this machine */
+    int32_t num_gpus;  /* set: of this machine that ranks may compute on; 0 inside a launcher */
+};
+/* Inside a launcher (mpirun, srun, torchrun) the wishes stay as they are: the ranks choose
+ * together. Else backend auto becomes cpu where this machine has no GPU to compute on, and
+ * transport auto what exec/launch_transport.h says; both tell stderr in one line what is not
+ * obvious. HLM_ENV: something wished is not there, or the environment of a launcher is broken;
+ * HLM_USAGE: wishes that contradict each other or the launcher. */
+HLM_MUST_CHECK enum hlm_status
+hlm_ranks_choose(struct hlm_arena *arena, struct hlm_ranks_choice *choice, struct hlm_err *err);
 
 struct hlm_ranks_job {
-    enum hlm_transport transport; /* thread or mpi */
+    enum hlm_transport transport; /* as chosen */
     int32_t num_ranks;
     const char *hosts;       /* NULL: this machine */
     const char *const *args; /* of hlmplan-rank without --transport; ends with NULL */
@@ -44,8 +46,8 @@ struct hlm_ranks_job {
  * hlm_ranks_run starts this process's rank only, and only rank 0 has an answer to print. */
 bool hlm_ranks_inside(int32_t *out_rank);
 
-/* Runs to the end; errors as hlm_launch_run. HLM_ENV inside torchrun: the CPU transports can't meet
- * there. */
+/* Runs to the end; errors as hlm_launch_run. Inside a launcher only this process's rank, whose
+ * words on stderr come before the error. */
 HLM_MUST_CHECK enum hlm_status hlm_ranks_run(struct hlm_arena *arena,
                                              const struct hlm_ranks_job *job, struct hlm_err *err);
 

@@ -164,6 +164,8 @@ static struct hlm_op make_op(const struct hlm_builder *builder, enum hlm_op_kind
 {
     const enum hlm_dtype dtype = builder->strategy->dtype;
     const bool product = kind == HLM_OP_GEMM || kind == HLM_OP_GROUPED_GEMM;
+    const struct hlm_context context =
+        hlm_context_of(builder->model, builder->strategy, builder->input->cp_rank);
     struct hlm_op op = {
         .kind = kind,
         .part = part,
@@ -172,7 +174,9 @@ static struct hlm_op make_op(const struct hlm_builder *builder, enum hlm_op_kind
         .n = n,
         .batch = (int32_t)builder->strategy->microbatch_size,
         .seq_len = builder->strategy->seq_len,
-        .context_ranks = builder->strategy->cp,
+        .context_ranks = context.ranks,
+        .context_rank = context.rank,
+        .context_chunks = context.chunks,
     };
     const int32_t num_operands = hlm_op_num_operands(kind);
     for (int32_t i = 0; i < HLM_OP_MAX_OPERANDS; i++) {

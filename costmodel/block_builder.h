@@ -33,6 +33,8 @@ struct hlm_lowering_traits {
     bool overlaps;           /* tp collectives of the backward run beside the GEMM that follows */
     bool repeats_all; /* full recompute also repeats the operators whose results nobody reads */
     bool fp32_logits;
+    bool exchanges_counts; /* numbers of rows go ahead of the rows between experts; else they count
+                              as known */
     enum hlm_attention_kernel attention_kernel; /* where it is fused */
 };
 

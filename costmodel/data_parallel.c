@@ -35,12 +35,15 @@ static struct hlm_group_shape strided_shape(const struct hlm_cluster *cluster, i
                                     .groups_per_node = sharing};
 }
 
-/* `size` ranks that are neighbours in a group, or all of it. */
+/* `size` ranks that are neighbours in a group, or all of it. A group of context ranks is taken to
+ * be laid out evenly: published runs of this kind fill as much of a node as their groups divide (64
+ * of the 72 devices of an NVL72), which their cluster does not say. */
 static struct hlm_group_shape group_shape(const struct hlm_dp_slab *slab, enum hlm_group group,
                                           int32_t size)
 {
     const struct hlm_strategy *strategy = slab->strategy;
-    if (size == hlm_layout_group_size(strategy, group)) {
+    const bool even = group == HLM_GROUP_DP && strategy->cp > 1;
+    if (!even && size == hlm_layout_group_size(strategy, group)) {
         return hlm_layout_shape(strategy, group, slab->cluster, slab->stage);
     }
     return strided_shape(slab->cluster, slab->device_group, strategy->tp, size);

@@ -162,8 +162,9 @@ static double attention_s(const struct hlm_device *device, const struct hlm_devi
     }
     const double seq_len = (double)op->seq_len;
     const double keys = op->window > 0 ? fmin(seq_len, (double)op->window) : seq_len;
-    /* With others on the sequence, one kernel for the keys of each of them. */
-    const double steps = op->context_ranks > 1 ? (double)op->context_ranks : 1.0;
+    /* Ring attention: one kernel for the keys of each rank; else one for all of them. */
+    const double shares = (double)hlm_op_context(op).ranks;
+    const double steps = hlm_op_gathers_context(op) ? 1.0 : shares;
     const double num_heads = (double)op->batch * (double)op->heads;
     const double dim_frac = fmin(1.0, (double)op->head_dim / 128.0);
     const double rate =
@@ -171,14 +172,14 @@ static double attention_s(const struct hlm_device *device, const struct hlm_devi
     double compute_s = op->flops / rate;
     if (device->num_sms > 0) {
         /* Whole blocks of queries are computed, in waves over the multiprocessors. */
-        const double blocks = ceil_div(seq_len / steps, ATTENTION_ROWS);
+        const double blocks = ceil_div(seq_len / shares, ATTENTION_ROWS);
         const double waves = blocks * num_heads / (double)device->num_sms;
         compute_s *=
-            blocks * ATTENTION_ROWS * steps / seq_len * num_waves(waves, curve->wave_frac) / waves;
+            blocks * ATTENTION_ROWS * shares / seq_len * num_waves(waves, curve->wave_frac) / waves;
     }
     const double memory_s = curve->bytes_per_s > 0.0 ? op->bytes / curve->bytes_per_s : 0.0;
     return steps * curve->t0_s + num_heads * curve->t_head_s +
-           num_heads * seq_len * keys / steps * curve->score_s + norm_of(compute_s, memory_s, 3.0);
+           num_heads * seq_len * keys / shares * curve->score_s + norm_of(compute_s, memory_s, 3.0);
 }
 
 /* Operators over slabs far larger than any cache, which all ranks of a machine run at once at the
@@ -198,18 +199,33 @@ const char *hlm_kernel_curve_key(const struct hlm_op *op)
     case HLM_OP_NORM_BWD:
         return layernorm ? "norm_bwd.layernorm" : "norm_bwd.rmsnorm";
     case HLM_OP_ACTIVATION_FWD:
+    case HLM_OP_EXPERT_ACTIVATION_FWD:
         return gelu ? "activation_fwd.gelu" : "activation_fwd.swiglu";
     case HLM_OP_ACTIVATION_BWD:
+    case HLM_OP_EXPERT_ACTIVATION_BWD:
         return gelu ? "activation_bwd.gelu" : "activation_bwd.swiglu";
     default:
         return hlm_op_texts[op->kind];
     }
 }
 
+/* Operators that differ only in where their rows come from are measured as one. */
+static enum hlm_op_kind measured_kind(enum hlm_op_kind kind)
+{
+    switch (kind) {
+    case HLM_OP_EXPERT_ACTIVATION_FWD:
+        return HLM_OP_ACTIVATION_FWD;
+    case HLM_OP_EXPERT_ACTIVATION_BWD:
+        return HLM_OP_ACTIVATION_BWD;
+    default:
+        return kind;
+    }
+}
+
 static const struct hlm_op_curve *find_curve(const struct hlm_device *device,
                                              const struct hlm_op *op)
 {
-    const char *texts[] = {hlm_kernel_curve_key(op), hlm_op_texts[op->kind]};
+    const char *texts[] = {hlm_kernel_curve_key(op), hlm_op_texts[measured_kind(op->kind)]};
     for (size_t t = 0; t < sizeof texts / sizeof texts[0]; t++) {
         for (int32_t i = 0; i < device->num_ops; i++) {
             if (strcmp(device->ops[i].op, texts[t]) == 0) {

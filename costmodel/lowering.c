@@ -2,6 +2,10 @@
 
 #include "costmodel/lowering_blocks.h"
 
+#define X(name, text) text,
+const char *const hlm_routing_texts[] = {HLM_ROUTING_MAP(X) NULL};
+#undef X
+
 static const struct hlm_lowering_traits traits[HLM_NUM_LOWERINGS] = {
     [HLM_LOWERING_HLMPLAN] =
         {
@@ -12,6 +16,7 @@ static const struct hlm_lowering_traits traits[HLM_NUM_LOWERINGS] = {
                         HLM_REMAKE_GATHERED | HLM_REMAKE_NORM | HLM_REMAKE_ACTIVATION,
                 },
             .keeps_probs = true,
+            .exchanges_counts = true,
         },
     [HLM_LOWERING_MEGATRON] =
         {
@@ -128,7 +133,11 @@ struct feature {
         (void)strategy;                                                                            \
         return condition;                                                                          \
     }
-FEATURE(has_cp, strategy->cp > 1)
+FEATURE(has_ring, strategy->cp > 1 && hlm_strategy_cp_form(strategy) == HLM_CP_FORM_RING)
+FEATURE(has_ulysses, strategy->cp > 1 && hlm_strategy_cp_form(strategy) == HLM_CP_FORM_ULYSSES)
+FEATURE(has_half_cp, strategy->cp > 1 && strategy->dtype != HLM_DTYPE_FP32)
+FEATURE(has_odd_context, strategy->cp > 1 && hlm_model_is_causal(model) &&
+                             strategy->seq_len % (2 * strategy->cp) != 0)
 FEATURE(has_cut_images, strategy->cp > 1 && model->kind == HLM_MODEL_VIT)
 FEATURE(has_experts_without_sp, model->moe.num_experts > 0 && strategy->tp > 1 && !strategy->sp)
 FEATURE(has_partial_etp,
@@ -142,19 +151,20 @@ FEATURE(has_odd_vit,
         model->kind == HLM_MODEL_VIT && (model->norm_placement == HLM_NORM_PLACEMENT_POST ||
                                          model->position != HLM_POSITION_LEARNED))
 FEATURE(has_types_alone, model->token_types > 0 && model->position != HLM_POSITION_LEARNED)
-FEATURE(has_experts, model->moe.num_experts > 0)
 FEATURE(has_latent, model->mla.kv_lora_rank > 0)
 FEATURE(has_qk_norm, model->qk_norm)
 FEATURE(has_window, model->attention_window > 0 && model->attention_window < strategy->seq_len)
 FEATURE(has_mtp, model->mtp_layers > 0)
 FEATURE(has_copied_kv, model->num_kv_heads % strategy->tp != 0)
-FEATURE(has_ep, strategy->ep > 1)
-FEATURE(has_vpp, strategy->vpp > 1)
-FEATURE(has_zb_h1, strategy->schedule == HLM_SCHEDULE_ZB_H1)
-FEATURE(has_zb_h2, strategy->schedule == HLM_SCHEDULE_ZB_H2)
+FEATURE(has_other_expert_dtype, model->moe.num_experts > 0 && strategy->dtype != HLM_DTYPE_FP32)
+FEATURE(has_etp, model->moe.num_experts > 0 && strategy->etp > 1)
 FEATURE(has_zero2, strategy->zero > 1)
+FEATURE(has_zero_part, strategy->zero > 0 && strategy->zero_group < strategy->dp)
 FEATURE(has_foreign_lowering, strategy->lowering != HLM_LOWERING_HLMPLAN)
-FEATURE(has_other_dtype, strategy->dtype != HLM_DTYPE_FP32)
+FEATURE(has_other_dtype, strategy->dtype != HLM_DTYPE_FP32 && strategy->dtype != HLM_DTYPE_BF16)
+FEATURE(has_other_grad_dtype, strategy->grad_dtype != HLM_DTYPE_FP32)
+FEATURE(has_other_master,
+        strategy->dtype != HLM_DTYPE_FP32 && strategy->master_dtype != HLM_DTYPE_FP32)
 #undef FEATURE
 
 /* What no set expresses. */
@@ -172,20 +182,23 @@ static const struct feature inexpressible[] = {
 
 /* What is priced, but has no kernels or no runner. */
 static const struct feature not_run[] = {
-    {"context parallelism (cp > 1)", has_cp},
-    {"mixture of experts", has_experts},
+    {"ring attention (cp_form = ring)", has_ring},
+    {"Ulysses attention (cp_form = ulysses)", has_ulysses},
+    {"context parallelism (cp > 1) in a dtype other than fp32", has_half_cp},
+    {"causal context parallelism where 2 * cp does not divide seq_len", has_odd_context},
+    {"mixture of experts in a dtype other than fp32", has_other_expert_dtype},
+    {"expert tensor parallelism (etp > 1)", has_etp},
     {"multi-head latent attention", has_latent},
     {"norm of queries and keys (qk_norm)", has_qk_norm},
     {"sliding attention window", has_window},
     {"multi-token prediction", has_mtp},
     {"key and value heads copied over tp (num_kv_heads no multiple of tp)", has_copied_kv},
-    {"expert parallelism (ep > 1)", has_ep},
-    {"several model chunks per rank (vpp > 1)", has_vpp},
-    {"schedule zb-h1", has_zb_h1},
-    {"schedule zb-h2", has_zb_h2},
     {"zero stage 2 or 3", has_zero2},
+    {"states shared by a part of dp (zero_group < dp)", has_zero_part},
     {"a lowering set other than hlmplan", has_foreign_lowering},
-    {"a dtype other than fp32", has_other_dtype},
+    {"a dtype other than fp32 and bf16", has_other_dtype},
+    {"gradients in a dtype other than fp32", has_other_grad_dtype},
+    {"master copies in a dtype other than fp32", has_other_master},
 };
 
 #define NUM_ROWS(table) (sizeof(table) / sizeof((table)[0]))

@@ -14,7 +14,9 @@
  * dropped (its output stays: the projection behind it needs it); full: repeats all of the forward.
  * In both sets gathered sequence-parallel inputs are not kept but gathered again from the kept
  * shard (with full recompute hlmplan uses those that the repeated forward has gathered, megatron
- * gathers once more). Dropout is neither priced nor run.
+ * gathers once more). So it is with keys and values that were gathered over cp: the backward
+ * gathers them again from the qkv that it keeps. Rows between experts are preceded by their numbers
+ * in set hlmplan; the other sets leave that small exchange out. Dropout is neither priced nor run.
  *
  * Set `megatron-2021` is Megatron-LM and Megatron-DeepSpeed before fused attention (2020 to 2022,
  * Narayanan et al. 2021, Korthikanti et al. 2022): attention composed of batched products, masked
@@ -27,14 +29,30 @@
 #include "base/arena.h"
 #include "costmodel/op.h"
 
+/* How rows come to experts. EVEN is what prices assume: every expert gets its share, and that need
+ * not be whole. TOPK follows the scores; a rank then has room for all rows that could come to it,
+ * so none is dropped, and its tensors at the experts are up to ep times as large as predicted.
+ * BALANCED ignores the scores, for timing: choice j of row i is expert (i * top_k + j) %
+ * num_experts, and the memory is as predicted where the rows divide evenly. */
+#define HLM_ROUTING_MAP(X) X(EVEN, "even") X(TOPK, "topk") X(BALANCED, "balanced")
+enum hlm_routing {
+#define X(name, text) HLM_ROUTING_##name,
+    HLM_ROUTING_MAP(X)
+#undef X
+};
+extern const char *const hlm_routing_texts[];
+
 struct hlm_lowering_input {
     const struct hlm_model *model;
     const struct hlm_strategy *strategy;
     enum hlm_backend_kind backend;
     int32_t tp_rank; /* which shard: 0 .. tp-1 (sizes are equal, offsets differ) */
     int32_t ep_rank;
-    bool last_stage_copy; /* HEAD of a tied model: pp > 1, so it has its own copy of the embedding;
-                             else the head uses the embedding block's table (param index -1) */
+    bool last_stage_copy; /* HEAD of a tied model: on another rank than the embedding, so it has its
+                             own copy of the table (hlm_layout_ends_apart); else it uses that of the
+                             embedding block (param index -1) */
+    enum hlm_routing routing;
+    int32_t cp_rank; /* which positions (costmodel/context.h) */
 };
 
 /* The block of one kind under one recompute mode. Embedding and head have recompute NONE only.

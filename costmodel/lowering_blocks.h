@@ -30,12 +30,38 @@ struct hlm_attention {
     struct hlm_row_linear out;
     int32_t raw, joined, context, lse,
         probs; /* joined: rotated q, k, v heads; raw: before qk_norm */
+    /* What the operator reads and writes: joined and context, but with ulysses all positions of
+     * some heads. kv: gathered keys and values, -1: none. */
+    int32_t attended, mixed, kv;
 };
 void hlm_attention_init(struct hlm_builder *builder, struct hlm_attention *attention);
 int32_t hlm_attention_forward(struct hlm_builder *builder, struct hlm_attention *attention,
                               int32_t x);
 int32_t hlm_attention_backward(struct hlm_builder *builder, const struct hlm_attention *attention,
                                int32_t dy);
+
+void hlm_attention_set_heads(const struct hlm_builder *builder,
+                             const struct hlm_attention *attention, struct hlm_op *op);
+
+/* Context parallelism. The core is what the attention operator works on: with ulysses all positions
+ * of some heads, else this rank's positions of all of them. */
+struct hlm_attention_core {
+    int32_t heads, kv_heads, context_ranks;
+    int64_t rows, own_len, qkv_cols, out_cols; /* own_len: positions of a sequence */
+};
+struct hlm_attention_core hlm_context_core(const struct hlm_builder *builder,
+                                           const struct hlm_attention *attention);
+/* In front of attention: from joined sets attended and kv. Behind it: mixed -> context. */
+void hlm_context_enter(struct hlm_builder *builder, struct hlm_attention *attention);
+int32_t hlm_context_leave(struct hlm_builder *builder, const struct hlm_attention *attention);
+/* The same backwards: dcontext -> dmixed; a place for the gradient of kv (-1: none); dattended and
+ * dkv -> dqkv. */
+int32_t hlm_context_leave_backward(struct hlm_builder *builder,
+                                   const struct hlm_attention *attention, int32_t dcontext);
+int32_t hlm_context_key_grads(struct hlm_builder *builder, const struct hlm_attention *attention);
+int32_t hlm_context_enter_backward(struct hlm_builder *builder,
+                                   const struct hlm_attention *attention, int32_t dattended,
+                                   int32_t dkv);
 
 void hlm_latent_init(struct hlm_builder *builder, struct hlm_attention *attention);
 void hlm_latent_forward(struct hlm_builder *builder, struct hlm_attention *attention, int32_t x);
@@ -56,16 +82,19 @@ int32_t hlm_mlp_forward(struct hlm_builder *builder, struct hlm_mlp *mlp, int32_
 int32_t hlm_mlp_backward(struct hlm_builder *builder, const struct hlm_mlp *mlp, int32_t dy);
 
 /* Router, experts and shared expert; `forward` returns their sum without the residual. Expert
- * biases are left out. Priced only. */
+ * biases are left out. A row per choice goes to the rank of its expert and comes back; the numbers
+ * of rows go ahead. Rows at the experts lie by rank that sent them, then expert. */
 struct hlm_moe {
-    int64_t top_k, sent_rows,
-        expert_rows;     /* sent_rows: a row per choice; expert_rows: at the experts */
-    int64_t ffn_size;    /* of one expert on this rank */
-    int32_t num_experts; /* of this rank */
+    int64_t top_k, sent_rows, room, expert_rows; /* sent_rows: a row per choice; room: for those
+                                                    that come; expert_rows: for those at the experts
+                                                  */
+    int64_t ffn_size;                            /* of one expert on this rank */
+    int32_t num_experts;                         /* of this rank */
     int32_t router, fc1, fc2;
     bool has_shared;
     struct hlm_mlp shared;
-    int32_t x, scores, weights, choice, inputs, hidden, active, outputs, returned;
+    int32_t x, scores, weights, choice, counts, inputs, hidden, active, outputs, returned;
+    int32_t received; /* numbers of rows that came, [ep ranks * num_experts]; without ep: counts */
 };
 void hlm_moe_init(struct hlm_builder *builder, struct hlm_moe *moe);
 int32_t hlm_moe_forward(struct hlm_builder *builder, struct hlm_moe *moe, int32_t x);

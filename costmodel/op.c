@@ -18,9 +18,9 @@ const char *const hlm_block_texts[] = {HLM_BLOCK_MAP(X) NULL};
 
 /* Modes: one of '<' '>' '+' per operand, as in HLM_OP_MAP (a test holds them equal). Shapes:
  * "rows.cols" per operand, each a product of the letters m n k of the operator, b batch, s seq_len,
- * r those of them on this rank, h heads, e num_experts, S statistics of the norm (2 or 1), Q
- * columns of qkv, A columns before the activation, digits, and ? for a size that the operator does
- * not fix. */
+ * r those of them on this rank, c context_ranks, h heads, e num_experts, g expert_ranks, S
+ * statistics of the norm (2 or 1), Q columns of qkv, K those of its keys and values, A columns
+ * before the activation, digits, and ? for a size that the operator does not fix. */
 struct signature {
     const char *modes, *shapes;
 };
@@ -40,8 +40,12 @@ static const struct signature signatures[HLM_NUM_OPS] = {
     [HLM_OP_BIAS_GRAD] = {"<+", "m.n n.1"},
     [HLM_OP_ROPE_FWD] = {"+", "m.Q"},
     [HLM_OP_ROPE_BWD] = {"+", "m.Q"},
-    [HLM_OP_ATTENTION_FWD] = {"<>>>", "m.Q m.n bh.r bhr.s"},
-    [HLM_OP_ATTENTION_BWD] = {"<<<<<>", "m.Q m.n m.n bh.r bhr.s m.Q"},
+    [HLM_OP_ATTENTION_FWD] = {"<>>><", "m.Q m.n bh.r bhr.s cm.K"},
+    [HLM_OP_ATTENTION_BWD] = {"<<<<<><>", "m.Q m.n m.n bh.r bhr.s m.Q cm.K cm.K"},
+    [HLM_OP_KV_SPLIT] = {"<>", "m.Q m.K"},
+    [HLM_OP_KV_JOIN] = {"<+", "m.K m.Q"},
+    [HLM_OP_HEADS_SPLIT] = {"<>", "m.kn km.n"},
+    [HLM_OP_HEADS_JOIN] = {"<>", "km.n m.kn"},
     [HLM_OP_ACTIVATION_FWD] = {"<<>", "m.A n.1 m.n"},
     [HLM_OP_ACTIVATION_BWD] = {"<<<>", "m.A n.1 m.n m.A"},
     [HLM_OP_BIAS_RESIDUAL] = {"<<<>", "m.n n.1 m.n m.n"},
@@ -54,16 +58,18 @@ static const struct signature signatures[HLM_NUM_OPS] = {
     [HLM_OP_XENT_GRAD] = {"<<<++", "m.1 m.1 2.m m.n 1.1"},
     [HLM_OP_MLA_ASSEMBLE_FWD] = {"<<<>", "m.? m.? ?.? m.Q"},
     [HLM_OP_MLA_ASSEMBLE_BWD] = {"<>>>", "m.Q m.? m.? ?.?"},
-    [HLM_OP_ROUTE_FWD] = {"<>>", "m.k m.n m.n"},
+    [HLM_OP_ROUTE_FWD] = {"<>>>", "m.k m.n m.n k.1"},
     [HLM_OP_ROUTE_BWD] = {"<<<>", "m.n m.n m.n m.k"},
-    [HLM_OP_PERMUTE] = {"<<<<>>", "?.n ?.? ?.? m.n m.n ?.?"},
+    [HLM_OP_PERMUTE] = {"<<<<>>", "k.n k.? k.? m.n m.n k.?"},
     [HLM_OP_UNPERMUTE] = {"<<<>", "k.n m.? m.? m.n"},
-    [HLM_OP_GROUPED_GEMM] = {"<<+", NULL},
+    [HLM_OP_GROUPED_GEMM] = {"<<+<", NULL},
+    [HLM_OP_EXPERT_ACTIVATION_FWD] = {"<<>", "m.A eg.1 m.n"},
+    [HLM_OP_EXPERT_ACTIVATION_BWD] = {"<<<>", "m.A eg.1 m.n m.A"},
     [HLM_OP_ALL_REDUCE] = {"+", "m.n"},
     [HLM_OP_ALL_REDUCE_MAX] = {"+", "m.n"},
     [HLM_OP_ALL_GATHER] = {"<>", "?.n m.n"},
     [HLM_OP_REDUCE_SCATTER] = {"<>", "m.n ?.n"},
-    [HLM_OP_ALL_TO_ALL] = {"<>", "m.n m.n"},
+    [HLM_OP_ALL_TO_ALL] = {"<><<", "?.n ?.n ?.1 ?.1"},
     [HLM_OP_FILL_ZERO] = {">", "m.1"},
     [HLM_OP_SUM_SQUARES] = {"<+", "m.1 1.1"},
     [HLM_OP_ADAMW] = {"<++++", "m.1 m.1 m.1 m.1 m.1"},
@@ -78,9 +84,9 @@ static const char *gemm_shapes(const struct hlm_op *op)
         [HLM_GEMM_NT] = "k.m k.n m.n",
     };
     static const char *const grouped[] = {
-        [HLM_GEMM_TN] = "m.k en.k m.n",
-        [HLM_GEMM_NN] = "m.k ek.n m.n",
-        [HLM_GEMM_NT] = "k.m k.n em.n",
+        [HLM_GEMM_TN] = "m.k en.k m.n eg.1",
+        [HLM_GEMM_NN] = "m.k ek.n m.n eg.1",
+        [HLM_GEMM_NT] = "k.m k.n em.n eg.1",
     };
     HLM_ASSERT(op->layout == HLM_GEMM_TN || op->layout == HLM_GEMM_NN || op->layout == HLM_GEMM_NT);
     return op->kind == HLM_OP_GEMM ? single[op->layout] : grouped[op->layout];
@@ -134,6 +140,27 @@ bool hlm_op_is_collective(enum hlm_op_kind kind)
     return kind >= HLM_OP_ALL_REDUCE && kind <= HLM_OP_ALL_TO_ALL;
 }
 
+struct hlm_context hlm_op_context(const struct hlm_op *op)
+{
+    return (struct hlm_context){.ranks = op->context_ranks > 1 ? op->context_ranks : 1,
+                                .rank = op->context_rank,
+                                .chunks = op->context_chunks > 1 ? op->context_chunks : 1};
+}
+
+int64_t hlm_op_position(const struct hlm_op *op, int64_t row)
+{
+    const struct hlm_context context = hlm_op_context(op);
+    return hlm_context_position(&context, op->seq_len,
+                                row % hlm_context_own_len(&context, op->seq_len));
+}
+
+bool hlm_op_gathers_context(const struct hlm_op *op)
+{
+    const bool backward = op->kind == HLM_OP_ATTENTION_BWD;
+    return op->context_ranks > 1 && (op->kind == HLM_OP_ATTENTION_FWD || backward) &&
+           op->operands[backward ? 6 : 4] >= 0;
+}
+
 /* Query-key pairs of one sequence. */
 static double num_scores(const struct hlm_op *op)
 {
@@ -150,7 +177,7 @@ double hlm_op_flops(const struct hlm_op *op)
     if (op->kind != HLM_OP_ATTENTION_FWD && op->kind != HLM_OP_ATTENTION_BWD) {
         return 0.0;
     }
-    const double context_ranks = op->context_ranks > 1 ? (double)op->context_ranks : 1.0;
+    const double context_ranks = (double)hlm_op_context(op).ranks;
     const double scores = num_scores(op) * op->batch * op->heads / context_ranks;
     const double forward = 2.0 * scores * (double)(op->head_dim + op->v_head_dim);
     if (op->kind == HLM_OP_ATTENTION_FWD) {
@@ -163,6 +190,7 @@ double hlm_op_flops(const struct hlm_op *op)
 /* Rows of an operand that the operator touches, where these are not all. */
 static int64_t used_rows(const struct hlm_op *op, int32_t operand, int64_t rows)
 {
+    const int64_t own_len = op->seq_len / hlm_op_context(op).ranks;
     int64_t used = rows;
     switch (op->kind) {
     case HLM_OP_EMBED_FWD:
@@ -172,10 +200,10 @@ static int64_t used_rows(const struct hlm_op *op, int32_t operand, int64_t rows)
         used = operand == 2 ? op->m : rows;
         break;
     case HLM_OP_POSITION_FWD:
-        used = operand == 0 ? op->seq_len : operand == 1 ? 1 : rows;
+        used = operand == 0 ? own_len : operand == 1 ? 1 : rows;
         break;
     case HLM_OP_POSITION_BWD:
-        used = operand == 1 ? op->seq_len : operand == 2 ? 1 : rows;
+        used = operand == 1 ? own_len : operand == 2 ? 1 : rows;
         break;
     case HLM_OP_SELECT_FWD:
     case HLM_OP_SLICE_ROWS:
@@ -196,6 +224,21 @@ static bool is_view(const struct hlm_op *op, int32_t operand)
         return false;
     }
     return (forward ? "v..v." : "vv..vv..")[operand] == 'v';
+}
+
+/* Columns of an operand that the operator touches, where these are not all. */
+static int64_t used_cols(const struct hlm_op *op, int32_t operand, int64_t cols)
+{
+    switch (op->kind) {
+    case HLM_OP_KV_SPLIT:
+    case HLM_OP_KV_JOIN:
+        return op->n;
+    case HLM_OP_ATTENTION_FWD:
+    case HLM_OP_ATTENTION_BWD:
+        return operand == 0 && hlm_op_gathers_context(op) ? op->heads * op->head_dim : cols;
+    default:
+        return cols;
+    }
 }
 
 /* The operands of a product are read in its own format where that is narrower (their conversion is
@@ -219,9 +262,9 @@ double hlm_op_bytes(const struct hlm_op *op, const struct hlm_tensor *tensors)
             continue;
         }
         const struct hlm_tensor *tensor = &tensors[op->operands[i]];
-        const double elements = is_view(op, i)
-                                    ? (double)op->m * (double)op->n
-                                    : (double)used_rows(op, i, tensor->rows) * (double)tensor->cols;
+        const double elements = is_view(op, i) ? (double)op->m * (double)op->n
+                                               : (double)used_rows(op, i, tensor->rows) *
+                                                     (double)used_cols(op, i, tensor->cols);
         const int times = hlm_op_reads(op, i) + hlm_op_writes(op, i);
         bytes += times * elements * operand_bytes(op, i, tensor);
     }
@@ -242,15 +285,21 @@ static int64_t letter_size(const struct hlm_op *op, char letter)
     case 's':
         return op->seq_len;
     case 'r':
-        return op->seq_len / op->context_ranks;
+        return op->seq_len / hlm_op_context(op).ranks;
+    case 'c':
+        return hlm_op_context(op).ranks;
     case 'h':
         return op->heads;
     case 'e':
         return op->num_experts;
+    case 'g':
+        return op->expert_ranks;
     case 'S':
         return op->norm == HLM_NORM_LAYERNORM ? 2 : 1;
     case 'Q':
         return (op->heads + op->kv_heads) * op->head_dim + op->kv_heads * op->v_head_dim;
+    case 'K':
+        return op->kv_heads * (op->head_dim + op->v_head_dim);
     case 'A':
         return op->activation == HLM_ACTIVATION_SWIGLU ? 2 * op->n : op->n;
     default:

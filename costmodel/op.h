@@ -6,10 +6,10 @@
  * operators, the executor launches them. Nothing else in the program knows what a layer is.
  *
  * Legend: b microbatch_size, s seq_len, N = b * s rows of a whole microbatch (row = sequence * s +
- * position; with cp a rank has N = b * s / cp of them), Ns = N / tp rows of a shard under sequence
- * parallelism (rank r of the tp group holds rows r * Ns ...), h hidden_size, a heads, g kv heads, d
- * head_dim, f ffn_size, V padded vocabulary, t = tp. All tensors are row-major. Weights are stored
- * [out, in].
+ * position; with cp a rank has N = b * s / cp of them, as costmodel/context.h says), Ns = N / tp
+ * rows of a shard under sequence parallelism (rank r of the tp group holds rows r * Ns ...), h
+ * hidden_size, a heads, g kv heads, d head_dim, f ffn_size, V padded vocabulary, t = tp. All
+ * tensors are row-major. Weights are stored [out, in].
  *
  * Invariants (hlm_block_check): operand indices in range; every activation is written before it is
  * read (in the forward, or by the backward itself); a backward writes GRAD_INPUT unless the block
@@ -29,6 +29,7 @@
 #include <stdint.h>
 
 #include "base/arena.h"
+#include "costmodel/context.h"
 #include "costmodel/strategy.h"
 #include "profiles/device.h"
 #include "profiles/model.h"
@@ -41,8 +42,8 @@
        first_row; a token outside the shard gives a zero row (BWD: no gradient) */                 \
     X(EMBED_FWD, "embed_fwd", "<tokens <table >out")                                               \
     X(EMBED_BWD, "embed_bwd", "<tokens <dout +dtable")                                             \
-    /* out[i,:] += table[(first_row + i) % s,:] (+ type[0,:]), in place; m rows, n columns; the    \
-       table may have more than s rows */                                                          \
+    /* out[i,:] += table[position of row first_row + i,:] (+ type[0,:]), in place; m rows, n       \
+       columns; the table may have more than s rows */                                             \
     X(POSITION_FWD, "position_fwd", "<table [<type] +out")                                         \
     X(POSITION_BWD, "position_bwd", "<dout +dtable [+dtype]")                                      \
     /* pixels of b images [b, channels, image, image] to patch rows [m = b * patches, n = channels \
@@ -69,16 +70,27 @@
     X(BIAS_GRAD, "bias_grad", "<d +dbias")                                                         \
     /* rotates the first rotary columns of each q and k head of qkv [m, (heads + 2 kv_heads) *     \
        head_dim] in place (half-split pairs (i, i + rotary / 2), angle position *                  \
-       rope_theta^(-2i/rotary), position = row % s); BWD rotates back */                           \
+       rope_theta^(-2i/rotary)); BWD rotates back */                                               \
     X(ROPE_FWD, "rope_fwd", "+qkv")                                                                \
     X(ROPE_BWD, "rope_bwd", "+dqkv")                                                               \
     /* softmax(q k^T / sqrt(d)) v per sequence and head; a row of qkv holds q heads, k heads, v    \
        heads; query head i reads kv head i / (heads / kv_heads); m = b * s rows, n = heads *       \
        v_head_dim columns of out; lse fp32 [b * heads, s] log-sum-exp of the scaled scores (row b  \
        * heads + head); probs [b * heads * s, s] when kept (0 above the diagonal of causal         \
-       attention) */                                                                               \
-    X(ATTENTION_FWD, "attention_fwd", "<qkv >out >lse [>probs]")                                   \
-    X(ATTENTION_BWD, "attention_bwd", "<qkv <out <dout <lse [<probs] >dqkv")                       \
+       attention). With context_ranks > 1 queries, lse and probs are of the s / context_ranks      \
+       positions of this rank. Its keys and values are then those of kv [context_ranks * m,        \
+       kv_heads * (d + d_v)]: the rows of KV_SPLIT of rank 0, then of rank 1, ...; BWD writes what \
+       these queries add to the gradient of all of them to dkv, and 0 to their columns of dqkv.    \
+       Without kv they pass round the group (priced only) */                                       \
+    X(ATTENTION_FWD, "attention_fwd", "<qkv >out >lse [>probs] [<kv]")                             \
+    X(ATTENTION_BWD, "attention_bwd", "<qkv <out <dout <lse [<probs] >dqkv [<kv] [>dkv]")          \
+    /* kv [m,n]: the k heads, then the v heads of each row of qkv; JOIN puts them back */          \
+    X(KV_SPLIT, "kv_split", "<qkv >kv")                                                            \
+    X(KV_JOIN, "kv_join", "<kv +qkv")                                                              \
+    /* columns in k parts (of heads), one below the other, and back (priced only): [m, k * n] to   \
+       [k * m, n] */                                                                               \
+    X(HEADS_SPLIT, "heads_split", "<in >out")                                                      \
+    X(HEADS_JOIN, "heads_join", "<in >out")                                                        \
     /* gelu (tanh form): out[m,n] = gelu(in[m,n] + bias); swiglu: in is [m, 2n] (gate, up),        \
        without bias, out = silu(gate) * up */                                                      \
     X(ACTIVATION_FWD, "activation_fwd", "<in [<bias] >out")                                        \
@@ -105,17 +117,26 @@
        and the shared rotary key (last columns of latent) to qkv; BWD takes them apart */          \
     X(MLA_ASSEMBLE_FWD, "mla_assemble_fwd", "<q <kv <latent >qkv")                                 \
     X(MLA_ASSEMBLE_BWD, "mla_assemble_bwd", "<dqkv >dq >dkv >dlatent")                             \
-    /* mixture of experts (priced only): router probabilities and top_k = n choices of m rows over \
-       k experts; PERMUTE: a row per choice, sorted by expert: out [m = rows * top_k, n], as the   \
-       backward of UNPERMUTE also scaled by weights, with the gradient of these; UNPERMUTE:        \
-       (weighted) sum back to out [m, n] from k rows in all; GEMMs over num_experts of this rank,  \
-       m rows in all: b is [num_experts * n, k] (TN) or [num_experts * k, n] (NN), NT: c is        \
-       [num_experts * m, n], k rows */                                                             \
-    X(ROUTE_FWD, "route_fwd", "<scores >weights >choice")                                          \
+    /* mixture of experts. ROUTE: the top_k = n largest of the k scores of each of m rows (equal   \
+       ones by lower expert), or where `balanced` the experts ((first_row + row) * n + j) % k;     \
+       weights: softmax over the chosen scores, which is what renormalising a softmax over all of  \
+       them gives (Mixtral, Qwen3-MoE); choice, and counts [k,1] of the rows that each expert      \
+       gets. BWD: dscores, 0 where not chosen. PERMUTE: a row per choice, sorted by expert, those  \
+       of one expert in order of row: out [m = rows * top_k, n] from in [k,n]; as the backward of  \
+       UNPERMUTE also scaled by weights, with the gradient of these from the rows that UNPERMUTE   \
+       read. UNPERMUTE: (weighted) sum back to out [m, n] from k rows in all. Both: choices among  \
+       num_experts. GROUPED_GEMM over num_experts of this rank: b is [num_experts * n, k] (TN) or  \
+       [num_experts * k, n] (NN), NT: c is [num_experts * m, n]. counts [expert_ranks *            \
+       num_experts, 1]: rows by rank that sent them, then expert, one behind the other in that     \
+       order among the m (NT: k) rows that there is room for; what is behind them is not touched.  \
+       EXPERT_ACTIVATION: ACTIVATION without bias of as many of the m rows as counts add up to */  \
+    X(ROUTE_FWD, "route_fwd", "<scores >weights >choice >counts")                                  \
     X(ROUTE_BWD, "route_bwd", "<weights <choice <dweights >dscores")                               \
     X(PERMUTE, "permute", "<in <choice [<weights] [<outputs] >out [>dweights]")                    \
     X(UNPERMUTE, "unpermute", "<in <choice [<weights] >out")                                       \
-    X(GROUPED_GEMM, "grouped_gemm", "<a <b +c")                                                    \
+    X(GROUPED_GEMM, "grouped_gemm", "<a <b +c <counts")                                            \
+    X(EXPERT_ACTIVATION_FWD, "expert_activation_fwd", "<in <counts >out")                          \
+    X(EXPERT_ACTIVATION_BWD, "expert_activation_bwd", "<in <counts <dout >din")                    \
     /* collectives over `group`; m * n elements of dtype, the whole buffer as nccl-tests counts    \
        it: ALL_REDUCE in place; ALL_GATHER in [m / ranks, n] out [m, n]; REDUCE_SCATTER in [m, n]  \
        out [m / ranks, n]; rank i of the group holds rows i * m / ranks ... */                     \
@@ -123,8 +144,11 @@
     X(ALL_REDUCE_MAX, "all_reduce_max", "+data")                                                   \
     X(ALL_GATHER, "all_gather", "<in >out")                                                        \
     X(REDUCE_SCATTER, "reduce_scatter", "<in >out")                                                \
-    /* between experts: k copies of each row are among the m */                                    \
-    X(ALL_TO_ALL, "all_to_all", "<in >out")                                                        \
+    /* without counts: equal parts of m rows, the i-th to the i-th rank of the group. With them:   \
+       between experts, k copies of each row are among the m; sent and received [ranks *           \
+       num_experts, 1] hold how many rows go to and come from each rank, by its experts; in and    \
+       out have room for num_in and num_out rows, and more than that is an error */                \
+    X(ALL_TO_ALL, "all_to_all", "<in >out [<sent] [<received]")                                    \
     /* the optimizer's part of a step, over slabs of m elements */                                 \
     X(FILL_ZERO, "fill_zero", ">data")                                                             \
     X(SUM_SQUARES, "sum_squares", "<data +sum")                                                    \
@@ -141,7 +165,8 @@ extern const char *const hlm_op_operand_texts[]; /* third column of HLM_OP_MAP *
 
 enum { HLM_OP_MAX_OPERANDS = 8 };
 
-#define HLM_STREAM_MAP(X) X(COMPUTE, "compute") X(TP, "tp") X(DP, "dp") X(PP, "pp") X(EP, "ep")
+#define HLM_STREAM_MAP(X)                                                                          \
+    X(COMPUTE, "compute") X(TP, "tp") X(DP, "dp") X(PP, "pp") X(EP, "ep") X(CP, "cp")
 enum hlm_stream {
 #define X(name, text) HLM_STREAM_##name,
     HLM_STREAM_MAP(X)
@@ -150,8 +175,9 @@ enum hlm_stream {
 };
 extern const char *const hlm_stream_texts[];
 
-/* Groups of ranks that communicate. EMBEDDING: first and last stage of one (dp, tp) position, for
- * tied embeddings; MODEL: tp * pp ranks of one replica; WORLD: all. */
+/* Groups of ranks that communicate. DP: all ranks with the same dense parameters, dp * cp of them:
+ * replicas, and the ranks that share a replica's sequences. EMBEDDING: first and last stage of one
+ * (dp, tp) position, for tied embeddings; MODEL: tp * pp ranks of one replica; WORLD: all. */
 #define HLM_GROUP_MAP(X)                                                                           \
     X(NONE, "none")                                                                                \
     X(TP, "tp")                                                                                    \
@@ -195,13 +221,14 @@ struct hlm_op {
     int64_t head_dim, v_head_dim, rotary; /* v_head_dim differs from head_dim with MLA only */
     double rope_theta;
     int64_t window; /* attention window, 0: none */
-    /* Ranks that share a sequence: attention has 1 / context_ranks of its queries, evenly loaded,
-     * and meets the keys and values of the others as they pass round the cp group (ring attention,
-     * Liu et al. 2023). 1, or 0 (op made without a strategy): all on this rank. Priced only. */
-    int32_t context_ranks;
+    /* Ranks that share a sequence (costmodel/context.h): attention has 1 / context_ranks of its
+     * queries, evenly loaded. 1, or 0 (op made without a strategy): all on this rank. */
+    int32_t context_ranks, context_rank, context_chunks;
     enum hlm_attention_kernel attention_kernel;
     int64_t first_row, valid_cols;
-    int32_t num_experts;
+    int32_t num_experts, expert_ranks;
+    bool balanced;           /* ROUTE_FWD */
+    int64_t num_in, num_out; /* ALL_TO_ALL with counts */
     enum hlm_norm norm;
     enum hlm_activation activation;
     double eps;
@@ -225,8 +252,8 @@ enum hlm_tensor_role {
 };
 extern const char *const hlm_tensor_role_texts[];
 
-/* Tokens, targets and expert choices are int32 (dtype says fp32: four bytes); stats, lse, maxima,
- * sums and losses fp32; the rest as hlm_dtype_storage says of the strategy's dtype; GRAD in
+/* Tokens, targets, expert choices and counts are int32 (dtype says fp32: four bytes); stats, lse,
+ * maxima, sums and losses fp32; the rest as hlm_dtype_storage says of the strategy's dtype; GRAD in
  * grad_dtype. Products have the strategy's dtype, all other operators that of their tensors. */
 struct hlm_tensor {
     const char *name;
@@ -307,6 +334,14 @@ int32_t hlm_op_num_operands(enum hlm_op_kind kind);
 bool hlm_op_reads(const struct hlm_op *op, int32_t operand);
 bool hlm_op_writes(const struct hlm_op *op, int32_t operand);
 bool hlm_op_is_collective(enum hlm_op_kind kind);
+
+/* How the ranks of the cp group share the sequences of an operator's rows (one rank has all where
+ * context_ranks is 0), and the position of row `row` of this rank's N rows in its sequence. */
+struct hlm_context hlm_op_context(const struct hlm_op *op);
+int64_t hlm_op_position(const struct hlm_op *op, int64_t row);
+
+/* Whether attention reads keys and values that were gathered over the cp group. */
+bool hlm_op_gathers_context(const struct hlm_op *op);
 
 /* Asserts the invariants above. */
 void hlm_block_check(const struct hlm_block *block);

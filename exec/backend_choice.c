@@ -18,8 +18,10 @@ static enum hlm_status choose_cuda(struct hlm_arena *arena, int32_t local_rank,
     struct hlm_chosen_backend chosen = {.name = "cuda"};
     struct hlm_cuda_device device;
     HLM_TRY(hlm_cuda_open(&as_usual, &cuda, NULL, err));
+    chosen.cuda = cuda.module;
     const struct hlm_cuda_options options = {.device = local_rank % cuda.num_devices,
                                              .timed_products = true};
+    chosen.cuda_device = options.device;
     HLM_TRY(cuda.module->device(options.device, &device, err));
     HLM_TRY(cuda.module->backend_new(&options, &chosen.backend, err));
     const struct hlm_cuda_versions versions = cuda.module->versions();

@@ -5,6 +5,7 @@
 
 #include "base/arena.h"
 #include "exec/backend.h"
+#include "exec/cuda/module.h"
 
 #define HLM_BACKEND_CHOICE_MAP(X) X(AUTO, "auto") X(CPU, "cpu") X(CUDA, "cuda")
 enum hlm_backend_choice {
@@ -15,10 +16,12 @@ enum hlm_backend_choice {
 extern const char *const hlm_backend_choice_texts[]; /* ends with NULL */
 
 struct hlm_chosen_backend {
-    struct hlm_backend *backend; /* the caller frees it */
-    const char *name;            /* "cpu" or "cuda" */
-    const char *about;           /* for the measurement */
-    const char *why_not_cuda;    /* auto on the cpu: the reason; else NULL */
+    struct hlm_backend *backend;        /* the caller frees it */
+    const char *name;                   /* "cpu" or "cuda" */
+    const char *about;                  /* for the measurement */
+    const char *why_not_cuda;           /* auto on the cpu: the reason; else NULL */
+    const struct hlm_cuda_module *cuda; /* on cuda; else NULL */
+    int32_t cuda_device;                /* on cuda: which, as the module numbers them */
 };
 
 /* Rank r of a machine takes its device r modulo their number. HLM_ENV: cuda was asked for and is

@@ -55,7 +55,7 @@ struct hlm_comm_ops {
                                       struct hlm_err *err);
     /* in: what goes to each rank of the group, one behind the other in group order, in_bytes[i] for
      * the i-th; out: what comes from each likewise. in_bytes[j] of rank i is out_bytes[i] of rank
-     * j. NULL where the transport has none (stream-ordered and emulated ones). collective */
+     * j. NULL where the transport has none (stream-ordered ones). collective */
     enum hlm_status (*all_to_all)(struct hlm_comm *comm, enum hlm_group group, const void *in,
                                   const int64_t *in_bytes, void *out, const int64_t *out_bytes,
                                   struct hlm_err *err);

@@ -341,6 +341,41 @@ static enum hlm_status emulate_reduce_scatter(struct hlm_comm *comm, enum hlm_gr
     return HLM_OK;
 }
 
+/* `bytes` from a source that is as often repeated as is needed. */
+static void repeat(unsigned char *to, int64_t bytes, const unsigned char *from, int64_t from_bytes)
+{
+    if (from_bytes == 0) {
+        memset(to, 0, (size_t)bytes);
+        return;
+    }
+    for (int64_t done = 0; done < bytes; done += from_bytes) {
+        memcpy(to + done, from, (size_t)(bytes - done < from_bytes ? bytes - done : from_bytes));
+    }
+}
+
+static enum hlm_status emulate_all_to_all(struct hlm_comm *comm, enum hlm_group kind,
+                                          const void *in, const int64_t *in_bytes, void *out,
+                                          const int64_t *out_bytes, struct hlm_err *err)
+{
+    struct emulate *self = of(comm);
+    const struct hlm_comm_group *group = &self->groups.of[kind];
+    const double began_s = now_s();
+    const unsigned char *own = in;
+    unsigned char *to = out;
+    int64_t total = 0;
+    (void)err;
+    for (int32_t i = 0; i < group->size; i++) {
+        own += i < group->position ? in_bytes[i] : 0;
+        total += in_bytes[i];
+    }
+    for (int32_t i = 0; i < group->size; i++) {
+        repeat(to, out_bytes[i], own, in_bytes[group->position]);
+        to += out_bytes[i];
+    }
+    delay(self, HLM_ALL_TO_ALL, kind, total, began_s);
+    return HLM_OK;
+}
+
 static int64_t num_cursors(const struct emulate *self)
 {
     return (int64_t)2 * NUM_DIRECTIONS * self->simulation.schedule->num_ranks * self->max_tp;
@@ -384,6 +419,7 @@ static const struct hlm_comm_ops emulate_ops = {
     .all_reduce = emulate_all_reduce,
     .all_gather = emulate_all_gather,
     .reduce_scatter = emulate_reduce_scatter,
+    .all_to_all = emulate_all_to_all,
     .barrier = emulate_barrier,
     .send = emulate_send,
     .receive = emulate_receive,

@@ -9,10 +9,12 @@
  *                   operator of every stage behind the first, makes of anything. Gradients have
  *                   0.02 / (tokens of the global batch): what the mean loss's gradient has in
  *                   front of an output matrix of deviation 0.02. They repeat after a prime number
- * of elements, so that no two rows are equal. all_reduce      what this rank put in: one of the
- * terms of the real sum, no larger than it reduce_scatter  this rank's place of what it put in
+ *                   of elements, so that no two rows are equal.
+ *   all_reduce      what this rank put in: one of the terms of the real sum, no larger than it
+ *   reduce_scatter  this rank's place of what it put in
  *   all_gather      this rank's part in every place; in place over a data-parallel group the other
  *                   places stay as they are (parameters that the peers did not update)
+ *   all_to_all      this rank's part for itself from every rank, repeated where more comes
  *   send            nothing
  * Losses and gradient norms are those of this rank's own share, not of the model.
  *

@@ -129,7 +129,7 @@ HLM_MUST_CHECK enum hlm_status hlm_exchange_start(struct hlm_exchange *exchange,
 /* ALL_TO_ALL of costmodel/op.h with or without counts; operands: addresses in the order of its
  * operands, in memory of the backend. Where there are counts, the call blocks until the host has
  * them. HLM_FAILED where more rows come or go than there is room for, naming rank, rows and room;
- * HLM_ENV where the transport can't (stream-ordered and emulated ones). collective over the group
+ * HLM_ENV where the transport can't (stream-ordered ones). collective over the group
  */
 HLM_MUST_CHECK enum hlm_status hlm_exchange_all_to_all(struct hlm_exchange *exchange,
                                                        const struct hlm_op *op,

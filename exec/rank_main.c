@@ -7,18 +7,26 @@
 #include "base/file.h"
 #include "base/opt.h"
 #include "exec/backend_choice.h"
+#include "exec/bootstrap_join.h"
+#include "exec/comm_emulate.h"
+#include "exec/comm_queue.h"
+#include "exec/cuda_loader.h"
 #include "exec/machine.h"
 #include "exec/profiler.h"
+#include "exec/profiler_link_queue.h"
 #include "exec/rank.h"
 
-static const char *const transport_texts[] = {"thread", "mpi", NULL};
-enum { TRANSPORT_THREAD, TRANSPORT_MPI };
+static const char *const emulate_delay_texts[] = {
+#define X(name, text) text,
+    HLM_EMULATE_DELAY_MAP(X)
+#undef X
+        NULL};
 
 struct rank_options {
     const char *plan, *data, *output, *profile;
-    int backend, transport;
-    int64_t steps, warmup, seed, ranks;
-    bool virtual_time, quick;
+    int backend, transport, emulate_delay, routing;
+    int64_t steps, warmup, seed, ranks, emulate_rank;
+    bool virtual_time, quick, count_gpus;
     double timeout_s;
 };
 
@@ -49,10 +57,11 @@ static const struct hlm_opt options_table[] = {
     {.name = "transport",
      .type = HLM_OPT_ENUM,
      AT(transport),
-     .def = "thread",
+     .def = "auto",
      .arg = "NAME",
-     .enums = transport_texts,
-     .help = "how ranks talk"},
+     .enums = hlm_transport_texts,
+     .help = "how ranks talk; auto: as threads of this process, or where a launcher has started "
+             "one of them, over NCCL or MPI"},
     {.name = "data",
      .type = HLM_OPT_STRING,
      AT(data),
@@ -86,6 +95,28 @@ static const struct hlm_opt options_table[] = {
      .type = HLM_OPT_FLAG,
      AT(virtual_time),
      .help = "measure by CPU time, as if every rank had a core"},
+    {.name = "routing",
+     .type = HLM_OPT_ENUM,
+     AT(routing),
+     .def = "topk",
+     .arg = "HOW",
+     .enums = hlm_routing_texts + HLM_ROUTING_TOPK,
+     .help = "how rows come to experts: by their scores, or in turn whatever these say"},
+    {.name = "emulate-rank",
+     .type = HLM_OPT_INT64,
+     AT(emulate_rank),
+     .def = "-1",
+     .arg = "R",
+     .min = -1,
+     .max = INT32_MAX,
+     .help = "run this rank of the plan alone, its peers made up"},
+    {.name = "emulate-delay",
+     .type = HLM_OPT_ENUM,
+     AT(emulate_delay),
+     .def = "predicted",
+     .arg = "DELAY",
+     .enums = emulate_delay_texts,
+     .help = "whether an emulated rank waits as long as the plan predicts"},
     {.name = "timeout",
      .type = HLM_OPT_DOUBLE,
      AT(timeout_s),
@@ -100,6 +131,10 @@ static const struct hlm_opt options_table[] = {
      AT(output),
      .arg = "FILE",
      .help = "where rank 0 writes the measurement"},
+    {.name = "count-gpus",
+     .type = HLM_OPT_FLAG,
+     AT(count_gpus),
+     .help = "print how many GPUs there are to compute on, and end"},
     {0}};
 
 static const struct hlm_command command = {
@@ -112,11 +147,17 @@ static const struct hlm_command command = {
     .opts = options_table,
     .options_size = sizeof(struct rank_options)};
 
+enum { MAX_COLLECTIVE_BYTES = 64 << 20 };
+
 /* --- one rank --- */
 
 struct job {
     const struct rank_options *options;
     const struct hlm_plan *plan; /* NULL: profile */
+    const struct hlm_strategy *strategy;
+    enum hlm_transport transport;
+    bool over_queue;     /* threads on GPUs: their transport is exec/comm_queue.h */
+    const char *warning; /* for the user, NULL: none */
     bool pin;
 };
 
@@ -128,21 +169,55 @@ struct rank_thread {
     struct hlm_err err;
 };
 
+/* An emulated rank is the only one here, whatever its number. */
+static bool is_alone(const struct job *job)
+{
+    return job->options->emulate_rank >= 0;
+}
+
+static int32_t place_of(const struct job *job, const struct hlm_comm *comm)
+{
+    return is_alone(job) ? 0 : comm->rank;
+}
+
+/* CPU time does not pass while a rank waits, so virtual time needs no waiting. */
+static enum hlm_emulate_delay delay_of(const struct rank_options *options)
+{
+    return options->virtual_time ? HLM_EMULATE_NONE
+                                 : (enum hlm_emulate_delay)options->emulate_delay;
+}
+
+static enum hlm_routing routing_of(const struct rank_options *options)
+{
+    return (enum hlm_routing)(HLM_ROUTING_TOPK + options->routing);
+}
+
+static enum hlm_record_emulation emulation_of(const struct job *job)
+{
+    return !is_alone(job)                                    ? HLM_RECORD_ALL_RANKS
+           : delay_of(job->options) == HLM_EMULATE_PREDICTED ? HLM_RECORD_WAITED
+                                                             : HLM_RECORD_DID_NOT_WAIT;
+}
+
 static struct hlm_rank_config rank_config(const struct job *job,
                                           const struct hlm_chosen_backend *chosen)
 {
     const struct rank_options *options = job->options;
-    return (struct hlm_rank_config){.plan = job->plan,
-                                    .data_path = options->data,
-                                    .seed = (uint64_t)options->seed,
-                                    .num_steps = (int32_t)options->steps,
-                                    .num_warmup_steps = (int32_t)options->warmup,
-                                    .optimizer = hlm_optimizer_default,
-                                    .virtual_time = options->virtual_time,
-                                    .backend = chosen->name,
-                                    .transport = transport_texts[options->transport],
-                                    .backend_library = chosen->about,
-                                    .num_cores = hlm_machine_num_cores()};
+    return (struct hlm_rank_config){
+        .plan = job->plan,
+        .data_path = options->data,
+        .seed = (uint64_t)options->seed,
+        .num_steps = (int32_t)options->steps,
+        .num_warmup_steps = (int32_t)options->warmup,
+        .optimizer = hlm_optimizer_default,
+        .virtual_time = options->virtual_time,
+        .routing = routing_of(options),
+        .timeout_s = options->timeout_s,
+        .emulation = emulation_of(job),
+        .backend = chosen->name,
+        .transport = is_alone(job) ? "emulated" : hlm_transport_texts[job->transport],
+        .backend_library = chosen->about,
+        .num_cores = hlm_machine_num_cores()};
 }
 
 static enum hlm_status write_measurement(struct hlm_arena *arena, const struct job *job,
@@ -158,16 +233,31 @@ static enum hlm_status write_measurement(struct hlm_arena *arena, const struct j
     return hlm_file_write(job->options->output, text, strlen(text), err);
 }
 
+/* For the user: through the launcher, or where none of ours listens, on stderr. */
+static void tell(struct hlm_heartbeat *heartbeat, const char *before, const char *text)
+{
+    if (text != NULL && heartbeat != NULL) {
+        hlm_heartbeat_progress(heartbeat, "%s%s", before, text);
+    } else if (text != NULL) {
+        fprintf(stderr, "%s%s\n", before, text);
+    }
+}
+
 static enum hlm_status run_rank(struct hlm_arena *arena, const struct job *job,
                                 struct hlm_comm *comm, struct hlm_heartbeat *heartbeat,
                                 const struct hlm_chosen_backend *chosen, struct hlm_err *err)
 {
-    if (chosen->why_not_cuda != NULL && comm->rank == 0) {
-        hlm_heartbeat_progress(heartbeat, "running on the CPU: %s", chosen->why_not_cuda);
+    if (place_of(job, comm) == 0) {
+        tell(heartbeat, "running on the CPU: ", chosen->why_not_cuda);
+        tell(heartbeat, "", job->warning);
     }
     if (job->plan == NULL) {
         const struct hlm_profiler_config config = {.directory = job->options->profile,
-                                                   .quick = job->options->quick};
+                                                   .quick = job->options->quick,
+                                                   .cuda = chosen->cuda,
+                                                   .cuda_device = chosen->cuda_device,
+                                                   .strategy = job->strategy,
+                                                   .max_bytes = MAX_COLLECTIVE_BYTES};
         return hlm_profiler_run(arena, &config, chosen->backend, comm, heartbeat, err);
     }
     const struct hlm_rank_config config = rank_config(job, chosen);
@@ -177,15 +267,8 @@ static enum hlm_status run_rank(struct hlm_arena *arena, const struct job *job,
     return write_measurement(arena, job, measurement, err);
 }
 
-/* Which of the ranks of this machine this one is: all of them, where no launcher says otherwise. */
-static int32_t local_rank(int32_t rank)
-{
-    struct hlm_rank_env env;
-    return hlm_rank_env_read(&env) ? env.local_rank : rank;
-}
-
 /* Heartbeat and backend live around the run; a failure is reported before the peers are told to
- * stop. */
+ * stop. Releases the transport, which works on memory of the backend. */
 static enum hlm_status run_with_heartbeat(const struct job *job, struct hlm_comm *comm,
                                           struct hlm_err *err)
 {
@@ -193,12 +276,18 @@ static enum hlm_status run_with_heartbeat(const struct job *job, struct hlm_comm
     struct hlm_chosen_backend chosen = {0};
     struct hlm_arena *arena = hlm_arena_new();
     if (job->pin) {
-        hlm_machine_pin(comm->rank);
+        hlm_machine_pin(place_of(job, comm));
     }
-    enum hlm_status status = hlm_heartbeat_start(comm->rank, &heartbeat, err);
+    enum hlm_status status = hlm_heartbeat_start(place_of(job, comm), &heartbeat, err);
     if (status == HLM_OK) {
-        status = hlm_backend_choose(arena, (enum hlm_backend_choice)job->options->backend,
-                                    local_rank(comm->rank), &chosen, err);
+        /* Ranks whose transport works on GPUs can't go to the CPU one by one. */
+        const enum hlm_backend_choice choice = job->over_queue
+                                                   ? HLM_BACKEND_CHOICE_CUDA
+                                                   : (enum hlm_backend_choice)job->options->backend;
+        status = hlm_backend_choose(arena, choice, place_of(job, comm), &chosen, err);
+    }
+    if (status == HLM_OK && job->over_queue) {
+        status = hlm_comm_queue_use_backend(comm, chosen.backend, err);
     }
     if (status == HLM_OK) {
         status = run_rank(arena, job, comm, heartbeat, &chosen, err);
@@ -207,6 +296,7 @@ static enum hlm_status run_with_heartbeat(const struct job *job, struct hlm_comm
         hlm_heartbeat_report(heartbeat, err);
         comm->ops->abort(comm);
     }
+    hlm_comm_free(comm);
     hlm_backend_free(chosen.backend);
     hlm_heartbeat_stop(heartbeat, status == HLM_OK);
     hlm_arena_free(arena); /* the heartbeat tells of actions whose texts it holds */
@@ -225,22 +315,6 @@ static void *thread_main(void *argument)
 
 /* --- all ranks of this process --- */
 
-static struct hlm_strategy profile_strategy(int32_t ranks)
-{
-    struct hlm_strategy strategy = {.dp = ranks,
-                                    .tp = 1,
-                                    .pp = 1,
-                                    .microbatch_size = 1,
-                                    .num_microbatches = 1,
-                                    .global_batch_size = ranks,
-                                    .seq_len = 1,
-                                    .schedule = HLM_SCHEDULE_1F1B};
-    hlm_strategy_complete(&strategy);
-    return strategy;
-}
-
-enum { MAX_COLLECTIVE_BYTES = 64 << 20 };
-
 static struct hlm_comm_config comm_config(const struct rank_options *options,
                                           const struct hlm_strategy *strategy)
 {
@@ -255,14 +329,15 @@ static enum hlm_status run_threads(struct hlm_arena *arena, const struct job *jo
     const struct hlm_comm_config config = comm_config(job->options, strategy);
     struct hlm_comm **comms = HLM_ARENA_ARRAY(arena, struct hlm_comm *, world);
     struct rank_thread *ranks = HLM_ARENA_ARRAY(arena, struct rank_thread, world);
-    HLM_TRY(hlm_comm_thread_new(&config, comms, err));
+    HLM_TRY(job->over_queue ? hlm_comm_queue_new(&config, comms, err)
+                            : hlm_comm_thread_new(&config, comms, err));
     int32_t started = 0;
     enum hlm_status status = HLM_OK;
     for (; started < world; started++) {
         ranks[started] = (struct rank_thread){.job = job, .comm = comms[started]};
         if (pthread_create(&ranks[started].thread, NULL, thread_main, &ranks[started]) != 0) {
             status = hlm_fail(err, HLM_FAILED, "cannot start a thread for rank %d", started);
-            comms[0]->ops->abort(comms[0]);
+            comms[started]->ops->abort(comms[started]);
             break;
         }
     }
@@ -273,21 +348,150 @@ static enum hlm_status run_threads(struct hlm_arena *arena, const struct job *jo
             *err = ranks[rank].err;
         }
     }
-    for (int32_t rank = 0; rank < world; rank++) {
+    for (int32_t rank = started; rank < world; rank++) {
         hlm_comm_free(comms[rank]);
     }
     return status;
 }
 
-static enum hlm_status run_mpi(const struct job *job, const struct hlm_strategy *strategy,
-                               struct hlm_err *err)
+static enum hlm_status run_alone(struct hlm_arena *arena, const struct job *job,
+                                 struct hlm_err *err)
 {
-    const struct hlm_comm_config config = comm_config(job->options, strategy);
+    const struct hlm_emulate_config config = {.plan = job->plan,
+                                              .rank = (int32_t)job->options->emulate_rank,
+                                              .seed = (uint64_t)job->options->seed,
+                                              .delay = delay_of(job->options)};
     struct hlm_comm *comm = NULL;
-    HLM_TRY(hlm_comm_mpi_new(&config, &comm, err));
-    const enum hlm_status status = run_with_heartbeat(job, comm, err);
-    hlm_comm_free(comm);
+    HLM_TRY(hlm_comm_emulate_new(arena, &config, &comm, err));
+    return run_with_heartbeat(job, comm, err);
+}
+
+/* What must be the same in all processes, as their users have typed it. */
+static const char *settings_text(struct hlm_arena *arena, const struct rank_options *options)
+{
+    return hlm_arena_printf(
+        arena,
+        "%lld steps, %lld of them warm-up, seed %lld, --backend %s, "
+        "--transport %s, --routing %s%s%s",
+        (long long)options->steps, (long long)options->warmup, (long long)options->seed,
+        hlm_backend_choice_texts[options->backend], hlm_transport_texts[options->transport],
+        hlm_routing_texts[routing_of(options)], options->virtual_time ? ", virtual time" : "",
+        options->quick ? ", a quick profile" : "");
+}
+
+static enum hlm_status join(struct hlm_arena *arena, const struct job *job,
+                            const struct hlm_strategy *strategy, const struct hlm_rank_env *env,
+                            struct hlm_joined *out, struct hlm_err *err)
+{
+    const struct rank_options *options = job->options;
+    const struct hlm_join_config config = {.plan = job->plan,
+                                           .strategy = strategy,
+                                           .settings = settings_text(arena, options),
+                                           .backend = (enum hlm_backend_choice)options->backend,
+                                           .transport = job->transport,
+                                           .timeout_s = options->timeout_s,
+                                           .max_bytes = MAX_COLLECTIVE_BYTES};
+    return hlm_join(arena, &config, env, out, err);
+}
+
+static enum hlm_status run_joined(struct hlm_arena *arena, const struct job *job,
+                                  const struct hlm_joined *joined, struct hlm_heartbeat *heartbeat,
+                                  struct hlm_err *err)
+{
+    struct job own = *job;
+    own.transport = joined->transport;
+    own.warning = joined->placement.warning;
+    if (joined->placement.local_size <= hlm_machine_num_cores()) {
+        hlm_machine_pin(joined->placement.local_index);
+    }
+    if (joined->comm->rank == 0) {
+        tell(heartbeat, "", joined->why);
+    }
+    hlm_heartbeat_set(heartbeat, -1, NULL, "starting", false);
+    return run_rank(arena, &own, joined->comm, heartbeat, &joined->chosen, err);
+}
+
+/* One rank, of those that a launcher has started. */
+static enum hlm_status run_process(const struct job *job, const struct hlm_strategy *strategy,
+                                   const struct hlm_rank_env *env, struct hlm_err *err)
+{
+    struct hlm_arena *arena = hlm_arena_new();
+    struct hlm_heartbeat *heartbeat = NULL;
+    struct hlm_joined joined = {0};
+    enum hlm_status status = hlm_heartbeat_start(env->rank, &heartbeat, err);
+    if (status == HLM_OK) {
+        hlm_heartbeat_set(heartbeat, -1, NULL, "the meeting of all ranks", true);
+        status = join(arena, job, strategy, env, &joined, err);
+    }
+    if (status == HLM_OK) {
+        status = run_joined(arena, job, &joined, heartbeat, err);
+    }
+    if (status != HLM_OK) {
+        hlm_heartbeat_report(heartbeat, err);
+        hlm_join_abort(&joined, err);
+    }
+    hlm_join_release(&joined);
+    hlm_heartbeat_stop(heartbeat, status == HLM_OK);
+    hlm_arena_free(arena);
     return status;
+}
+
+/* Threads are all on this machine, whatever the plan says. */
+static enum hlm_status warn_of_nodes(struct hlm_arena *arena, struct job *job,
+                                     const struct hlm_rank_env *env, struct hlm_err *err)
+{
+    const int32_t num_ranks = job->plan->num_ranks;
+    struct hlm_seat *seats = HLM_ARENA_ARRAY(arena, struct hlm_seat, num_ranks);
+    struct hlm_placement placement;
+    for (int32_t rank = 0; rank < num_ranks; rank++) {
+        seats[rank] = hlm_seat_here(env);
+        seats[rank].local_rank = rank;
+    }
+    HLM_TRY(hlm_placement_check(arena, job->plan, seats, num_ranks, 0, true, &placement, err));
+    job->warning = placement.warning;
+    return HLM_OK;
+}
+
+/* GPUs of this machine that the ranks may compute on; where there are none, each rank finds out
+ * why.
+ */
+static int32_t num_gpus(const struct rank_options *options)
+{
+    const struct hlm_cuda_loader as_usual = {0};
+    struct hlm_cuda cuda;
+    struct hlm_err ignored;
+    const bool usable = options->backend != HLM_BACKEND_CHOICE_CPU &&
+                        hlm_cuda_open(&as_usual, &cuda, NULL, &ignored) == HLM_OK;
+    return usable ? cuda.num_devices : 0;
+}
+
+/* Each GPU has a rank, so a machine has as many ranks as GPUs. */
+static struct hlm_strategy profile_strategy(const struct rank_options *options)
+{
+    const int32_t ranks = (int32_t)options->ranks, gpus = num_gpus(options);
+    return hlm_profiler_world(ranks, gpus > 0 && gpus < ranks ? gpus : ranks);
+}
+
+static enum hlm_status run_here(struct hlm_arena *arena, struct job *job,
+                                const struct hlm_strategy *strategy, struct hlm_err *err)
+{
+    struct hlm_rank_env env;
+    const bool auto_transport = job->transport == HLM_TRANSPORT_AUTO;
+    if (job->transport == HLM_TRANSPORT_THREAD) {
+        env = (struct hlm_rank_env){.world_size = 1, .local_rank = -1};
+    } else {
+        HLM_TRY(hlm_rank_env_read(&env, err));
+    }
+    if (job->transport != HLM_TRANSPORT_THREAD &&
+        !(auto_transport && env.launcher == HLM_LAUNCHER_NONE)) {
+        return run_process(job, strategy, &env, err);
+    }
+    job->transport = HLM_TRANSPORT_THREAD;
+    if (job->plan != NULL) {
+        HLM_TRY(warn_of_nodes(arena, job, &env, err));
+    }
+    job->over_queue = num_gpus(job->options) > 0;
+    return run_threads(arena, job, strategy, err);
 }
 
 static enum hlm_status check_options(const struct rank_options *options, struct hlm_err *err)
@@ -295,30 +499,47 @@ static enum hlm_status check_options(const struct rank_options *options, struct 
     if ((options->plan == NULL) == (options->profile == NULL)) {
         return hlm_fail(err, HLM_USAGE, "expected either --plan FILE or --profile DIR");
     }
+    if (options->emulate_rank >= 0 && options->plan == NULL) {
+        return hlm_fail(err, HLM_USAGE, "--emulate-rank needs --plan FILE");
+    }
     if (options->warmup >= options->steps) {
         return hlm_fail(err, HLM_USAGE, "--warmup %lld leaves none of %lld steps to measure",
                         (long long)options->warmup, (long long)options->steps);
     }
-    if (options->profile != NULL && options->backend == HLM_BACKEND_CHOICE_CUDA) {
-        return hlm_fail(err, HLM_ENV, "this version profiles CPUs only");
-    }
+    return HLM_OK;
+}
+
+static enum hlm_status count_gpus(struct hlm_err *err)
+{
+    const struct hlm_cuda_loader as_usual = {0};
+    struct hlm_cuda cuda;
+    HLM_TRY(hlm_cuda_open(&as_usual, &cuda, NULL, err));
+    printf("%d\n", (int)cuda.num_devices);
     return HLM_OK;
 }
 
 static enum hlm_status run(struct hlm_arena *arena, const struct rank_options *options,
                            struct hlm_err *err)
 {
+    if (options->count_gpus) {
+        return count_gpus(err);
+    }
     HLM_TRY(check_options(options, err));
-    struct job job = {.options = options};
-    struct hlm_strategy strategy = profile_strategy((int32_t)options->ranks);
+    struct job job = {.options = options, .transport = (enum hlm_transport)options->transport};
+    struct hlm_strategy strategy = {0};
     if (options->plan != NULL) {
         HLM_TRY(hlm_plan_read(arena, options->plan, &job.plan, err));
         HLM_TRY(hlm_plan_check_digests(arena, job.plan, options->plan, err));
         strategy = job.plan->strategy;
+    } else {
+        strategy = profile_strategy(options);
+    }
+    job.strategy = &strategy;
+    if (is_alone(&job)) {
+        return run_alone(arena, &job, err);
     }
     job.pin = hlm_strategy_world_size(&strategy) <= hlm_machine_num_cores();
-    return options->transport == TRANSPORT_MPI ? run_mpi(&job, &strategy, err)
-                                               : run_threads(arena, &job, &strategy, err);
+    return run_here(arena, &job, &strategy, err);
 }
 
 int main(int argc, char **argv)

@@ -181,6 +181,24 @@ static struct hlm_event_time event_time(struct hlm_event *event)
     return event->time;
 }
 
+static enum hlm_status event_done(struct hlm_event *event, bool *out, struct hlm_err *err)
+{
+    (void)event;
+    (void)err;
+    *out = true;
+    return HLM_OK;
+}
+
+static enum hlm_status combine(struct hlm_queue *queue, void *out, const void *a, const void *b,
+                               int64_t count, enum hlm_wire type, enum hlm_reduce op,
+                               struct hlm_err *err)
+{
+    (void)queue;
+    (void)err;
+    hlm_wire_reduce(out, a, b, count, type, op);
+    return HLM_OK;
+}
+
 static enum hlm_status reserve(struct buffer *buffer, int64_t count, struct hlm_err *err)
 {
     if (count <= buffer->count) {
@@ -274,6 +292,8 @@ enum hlm_status hlm_backend_cpu_new(struct hlm_backend **out, struct hlm_err *er
         .event_wait = event_wait,
         .event_time = event_time,
         .launch = launch,
+        .event_done = event_done,
+        .combine = combine,
     };
     struct hlm_backend *backend = malloc(sizeof *backend);
     if (backend == NULL) {

@@ -21,8 +21,8 @@ struct hlm_cpu_call {
     const float *rotation; /* ROPE only: hlm_cpu_rotation_fill */
 };
 
-/* X(kind, kernel hlm_cpu_<name>, scratch hlm_cpu_scratch_<name>). The operators of mixtures of
- * experts are not among them: hlm_lowering_refusal keeps them away, and launch() refuses them. */
+/* X(kind, kernel hlm_cpu_<name>, scratch hlm_cpu_scratch_<name>). The operators of latent attention
+ * are not among them: hlm_lowering_refusal keeps them away, and launch() refuses them. */
 #define HLM_CPU_KERNEL_MAP(X)                                                                      \
     X(EMBED_FWD, embed_fwd, none)                                                                  \
     X(EMBED_BWD, embed_bwd, none)                                                                  \
@@ -40,6 +40,8 @@ struct hlm_cpu_call {
     X(ROPE_BWD, rope_bwd, none)                                                                    \
     X(ATTENTION_FWD, attention_fwd, attention)                                                     \
     X(ATTENTION_BWD, attention_bwd, attention)                                                     \
+    X(KV_SPLIT, kv_split, none)                                                                    \
+    X(KV_JOIN, kv_join, none)                                                                      \
     X(ACTIVATION_FWD, activation_fwd, none)                                                        \
     X(ACTIVATION_BWD, activation_bwd, none)                                                        \
     X(BIAS_RESIDUAL, bias_residual, none)                                                          \
@@ -50,6 +52,13 @@ struct hlm_cpu_call {
     X(XENT_MAX, xent_max, none)                                                                    \
     X(XENT_SUM, xent_sum, none)                                                                    \
     X(XENT_GRAD, xent_grad, none)                                                                  \
+    X(ROUTE_FWD, route_fwd, none)                                                                  \
+    X(ROUTE_BWD, route_bwd, none)                                                                  \
+    X(PERMUTE, permute, places)                                                                    \
+    X(UNPERMUTE, unpermute, places)                                                                \
+    X(GROUPED_GEMM, grouped_gemm, none)                                                            \
+    X(EXPERT_ACTIVATION_FWD, expert_activation_fwd, none)                                          \
+    X(EXPERT_ACTIVATION_BWD, expert_activation_bwd, none)                                          \
     X(FILL_ZERO, fill_zero, none)                                                                  \
     X(SUM_SQUARES, sum_squares, none)                                                              \
     X(ADAMW, adamw, none)
@@ -63,10 +72,22 @@ int64_t hlm_cpu_scratch_none(const struct hlm_op *op);
 int64_t hlm_cpu_scratch_norm_bwd(const struct hlm_op *op);
 int64_t hlm_cpu_scratch_bias_grad(const struct hlm_op *op);
 int64_t hlm_cpu_scratch_attention(const struct hlm_op *op);
+int64_t hlm_cpu_scratch_places(const struct hlm_op *op);
+
+/* c[m, n] = op(a) op(b) (+ c), dense and row-major, as GEMM of HLM_OP_MAP. */
+void hlm_cpu_multiply(enum hlm_gemm_layout layout, int64_t m, int64_t n, int64_t k, const float *a,
+                      const float *b, float *c, bool accumulate);
 
 /* Cosines and sines of RoPE, table [seq_len][2][rotary / 2]: row p holds cos(p f_i), then sin(p
  * f_i), with f_i = theta^(-2 i / rotary), i < rotary / 2, computed in double. */
 void hlm_cpu_rotation_fill(float *table, int64_t seq_len, int64_t rotary, double theta);
+
+/* Keys and values of one head of a sequence in order of position, ordered [2][seq_len][head_dim],
+ * from the gathered kv of ATTENTION_FWD, and back. */
+void hlm_cpu_context_load(const struct hlm_op *op, const float *kv, int64_t sequence,
+                          int64_t kv_head, float *ordered);
+void hlm_cpu_context_store(const struct hlm_op *op, float *kv, int64_t sequence, int64_t kv_head,
+                           const float *ordered);
 
 /* A tile of attention scores: `rows` queries against keys 0 .. keys - 1, row-major with distance
  * `stride`. Under causality row i sees its first `seen` + i keys only, else (causal false) all. */

@@ -41,7 +41,8 @@ static void multiply(CBLAS_TRANSPOSE trans_a, CBLAS_TRANSPOSE trans_b, int64_t m
     lock_serial_blas(false);
 }
 
-void hlm_cpu_gemm(const struct hlm_cpu_call *call)
+void hlm_cpu_multiply(enum hlm_gemm_layout layout, int64_t m, int64_t n, int64_t k, const float *a,
+                      const float *b, float *c, bool accumulate)
 {
     static const struct {
         CBLAS_TRANSPOSE a, b;
@@ -50,13 +51,18 @@ void hlm_cpu_gemm(const struct hlm_cpu_call *call)
         [HLM_GEMM_NN] = {CblasNoTrans, CblasNoTrans},
         [HLM_GEMM_NT] = {CblasTrans, CblasNoTrans},
     };
+    HLM_ASSERT(layout == HLM_GEMM_TN || layout == HLM_GEMM_NN || layout == HLM_GEMM_NT);
+    const struct matrix left = {(float *)a, layout == HLM_GEMM_NT ? m : k};
+    const struct matrix right = {(float *)b, layout == HLM_GEMM_TN ? k : n};
+    multiply(transposes[layout].a, transposes[layout].b, m, n, k, 1.0f, left, right,
+             accumulate ? 1.0f : 0.0f, (struct matrix){c, n});
+}
+
+void hlm_cpu_gemm(const struct hlm_cpu_call *call)
+{
     const struct hlm_op *op = call->op;
-    HLM_ASSERT(op->layout == HLM_GEMM_TN || op->layout == HLM_GEMM_NN || op->layout == HLM_GEMM_NT);
-    const struct matrix a = {call->operands[0], op->layout == HLM_GEMM_NT ? op->m : op->k};
-    const struct matrix b = {call->operands[1], op->layout == HLM_GEMM_TN ? op->k : op->n};
-    const struct matrix c = {call->operands[2], op->n};
-    multiply(transposes[op->layout].a, transposes[op->layout].b, op->m, op->n, op->k, 1.0f, a, b,
-             op->accumulate ? 1.0f : 0.0f, c);
+    hlm_cpu_multiply(op->layout, op->m, op->n, op->k, call->operands[0], call->operands[1],
+                     call->operands[2], op->accumulate);
 }
 
 /* Attention works on blocks of queries of one head against all the keys that they see. The size is
@@ -65,10 +71,11 @@ void hlm_cpu_gemm(const struct hlm_cpu_call *call)
 enum { QUERY_ROWS = 64 };
 
 struct head {
-    struct matrix q, k, v;   /* in qkv, or dq, dk, dv in dqkv */
-    int64_t first_row;       /* of the sequence */
+    struct matrix q, k, v; /* in qkv, or dq, dk, dv in dqkv; k, v: all positions of the sequence */
+    int64_t first_row;     /* of the sequence */
     int64_t index, of_stats; /* among the heads; among all (sequence, head) */
-    bool starts_group;       /* the first query head of its key-value head */
+    int64_t kv_index;
+    bool starts_group, ends_group; /* the first and last query head of its key-value head */
 };
 
 static int64_t query_block(const struct hlm_op *op)
@@ -83,14 +90,38 @@ static int64_t tile_stride(const struct hlm_op *op)
 }
 
 /* Two tiles, and two numbers per query. */
-int64_t hlm_cpu_scratch_attention(const struct hlm_op *op)
+static int64_t tiles_scratch(const struct hlm_op *op)
 {
     return 2 * query_block(op) * tile_stride(op) + 2 * query_block(op);
 }
 
+/* Keys and values of a head, or their gradients, where ranks share a sequence. */
+static int64_t ordered_scratch(const struct hlm_op *op)
+{
+    return op->context_ranks > 1 ? 2 * op->seq_len * op->head_dim : 0;
+}
+
+int64_t hlm_cpu_scratch_attention(const struct hlm_op *op)
+{
+    return tiles_scratch(op) + 2 * ordered_scratch(op);
+}
+
+/* Positions of a sequence on this rank, and those of them that follow each other. */
+static int64_t own_len(const struct hlm_op *op)
+{
+    const struct hlm_context context = hlm_op_context(op);
+    return hlm_context_own_len(&context, op->seq_len);
+}
+
+static int64_t piece_len(const struct hlm_op *op)
+{
+    const struct hlm_context context = hlm_op_context(op);
+    return hlm_context_chunk_len(&context, op->seq_len);
+}
+
 static void check_attention(const struct hlm_op *op)
 {
-    HLM_ASSERT(op->m == op->batch * op->seq_len && op->n == op->heads * op->head_dim);
+    HLM_ASSERT(op->m == op->batch * own_len(op) && op->n == op->heads * op->head_dim);
     HLM_ASSERT(op->kv_heads > 0 && op->heads % op->kv_heads == 0 && op->window == 0);
 }
 
@@ -98,17 +129,42 @@ static struct head head_of(const struct hlm_op *op, float *qkv, int64_t sequence
 {
     const int64_t group = op->heads / op->kv_heads, d = op->head_dim;
     const int64_t stride = (op->heads + 2 * op->kv_heads) * d;
-    float *row = qkv + sequence * op->seq_len * stride;
+    const int64_t first_row = sequence * own_len(op);
+    float *row = qkv + first_row * stride;
     float *k = row + (op->heads + index / group) * d;
     return (struct head){
         .q = {row + index * d, stride},
         .k = {k, stride},
         .v = {k + op->kv_heads * d, stride},
-        .first_row = sequence * op->seq_len,
+        .first_row = first_row,
         .index = index,
         .of_stats = sequence * op->heads + index,
+        .kv_index = index / group,
         .starts_group = index % group == 0,
+        .ends_group = index % group == group - 1,
     };
+}
+
+static void set_ordered(const struct hlm_op *op, float *ordered, struct head *head)
+{
+    head->k = (struct matrix){ordered, op->head_dim};
+    head->v = (struct matrix){ordered + op->seq_len * op->head_dim, op->head_dim};
+}
+
+/* The head of the operand qkv; its keys and values are of all ranks that share the sequence. */
+static struct head open_head(const struct hlm_cpu_call *call, const float *kv, int64_t sequence,
+                             int64_t index)
+{
+    const struct hlm_op *op = call->op;
+    struct head head = head_of(op, call->operands[0], sequence, index);
+    if (op->context_ranks > 1) {
+        float *ordered = call->scratch + tiles_scratch(op);
+        if (head.starts_group) {
+            hlm_cpu_context_load(op, kv, sequence, head.kv_index, ordered);
+        }
+        set_ordered(op, ordered, &head);
+    }
+    return head;
 }
 
 static struct matrix rows_from(struct matrix a, int64_t first)
@@ -124,15 +180,27 @@ static struct matrix head_rows(const struct hlm_op *op, float *data, const struc
                            op->n};
 }
 
+/* Index of a query's first statistic, and of its first kept probability. */
+static int64_t stats_at(const struct hlm_op *op, const struct head *head, int64_t first)
+{
+    return head->of_stats * own_len(op) + first;
+}
+
+static int64_t probs_at(const struct hlm_op *op, const struct head *head, int64_t first)
+{
+    return stats_at(op, head, first) * op->seq_len;
+}
+
 static struct hlm_cpu_tile tile_at(const struct hlm_op *op, int64_t first, int64_t stride)
 {
-    const int64_t left = op->seq_len - first;
+    const int64_t left = piece_len(op) - first % piece_len(op);
     const int64_t rows = left < QUERY_ROWS ? left : QUERY_ROWS;
+    const int64_t position = hlm_op_position(op, first);
     return (struct hlm_cpu_tile){
         .rows = rows,
-        .keys = op->causal ? first + rows : op->seq_len,
+        .keys = op->causal ? position + rows : op->seq_len,
         .stride = stride,
-        .seen = first + 1,
+        .seen = position + 1,
         .causal = op->causal,
     };
 }
@@ -165,13 +233,11 @@ static void attend(const struct hlm_cpu_call *call, const struct head *head, int
 {
     const struct hlm_op *op = call->op;
     float *probs = call->operands[3];
-    float *lse = (float *)call->operands[2] + head->of_stats * op->seq_len + first;
+    float *lse = (float *)call->operands[2] + stats_at(op, head, first);
     const struct hlm_cpu_tile tile =
         tile_at(op, first, probs == NULL ? tile_stride(op) : op->seq_len);
     float *scale = call->scratch + 2 * query_block(op) * tile_stride(op);
-    const struct matrix scores = {probs == NULL ? call->scratch
-                                                : probs + (head->of_stats * op->seq_len + first) *
-                                                              op->seq_len,
+    const struct matrix scores = {probs == NULL ? call->scratch : probs + probs_at(op, head, first),
                                   tile.stride};
     const struct matrix out = head_rows(op, call->operands[1], head, first);
     score(op, head, first, &tile, scores);
@@ -187,14 +253,27 @@ static void attend(const struct hlm_cpu_call *call, const struct head *head, int
     }
 }
 
+/* The block of queries behind the one at `first`, or in front of it: blocks end with a piece. */
+static int64_t next_block(const struct hlm_op *op, int64_t first)
+{
+    const int64_t end = (first / piece_len(op) + 1) * piece_len(op);
+    return first + QUERY_ROWS < end ? first + QUERY_ROWS : end;
+}
+
+static int64_t block_before(const struct hlm_op *op, int64_t end)
+{
+    const int64_t piece = (end - 1) / piece_len(op) * piece_len(op);
+    return end > 0 ? piece + (end - 1 - piece) / QUERY_ROWS * QUERY_ROWS : -1;
+}
+
 void hlm_cpu_attention_fwd(const struct hlm_cpu_call *call)
 {
     const struct hlm_op *op = call->op;
     check_attention(op);
     for (int64_t sequence = 0; sequence < op->batch; sequence++) {
         for (int64_t index = 0; index < op->heads; index++) {
-            const struct head head = head_of(op, call->operands[0], sequence, index);
-            for (int64_t first = 0; first < op->seq_len; first += QUERY_ROWS) {
+            const struct head head = open_head(call, call->operands[4], sequence, index);
+            for (int64_t first = 0; first < own_len(op); first = next_block(op, first)) {
                 attend(call, &head, first);
             }
         }
@@ -208,8 +287,7 @@ static struct matrix probs_of(const struct hlm_cpu_call *call, const struct head
     const struct hlm_op *op = call->op;
     float *kept = call->operands[4];
     if (kept != NULL) {
-        return (struct matrix){kept + (head->of_stats * op->seq_len + first) * op->seq_len,
-                               op->seq_len};
+        return (struct matrix){kept + probs_at(op, head, first), op->seq_len};
     }
     const struct matrix scores = {call->scratch, tile->stride};
     score(op, head, first, tile, scores);
@@ -226,7 +304,7 @@ static void attend_bwd(const struct hlm_cpu_call *call, const struct head *head,
     const struct hlm_op *op = call->op;
     const struct hlm_cpu_tile tile = tile_at(op, first, tile_stride(op));
     const int64_t tile_size = query_block(op) * tile.stride, d = op->head_dim;
-    const float *lse = (const float *)call->operands[3] + head->of_stats * op->seq_len + first;
+    const float *lse = (const float *)call->operands[3] + stats_at(op, head, first);
     const struct matrix out = head_rows(op, call->operands[1], head, first);
     const struct matrix dout = head_rows(op, call->operands[2], head, first);
     const struct matrix dscores = {call->scratch + tile_size, tile.stride};
@@ -244,20 +322,52 @@ static void attend_bwd(const struct hlm_cpu_call *call, const struct head *head,
              rows_from(head->q, first), keep, grad->k);
 }
 
-/* Blocks from the last to the first: the last sees all keys, so it sets dk and dv and the others
- * add. */
+/* The columns of keys and values of dqkv, whose gradients stand in dkv where ranks share them. */
+static void clear_own_keys(const struct hlm_op *op, float *dqkv)
+{
+    const int64_t queries = op->heads * op->head_dim, keys = 2 * op->kv_heads * op->head_dim;
+    for (int64_t row = 0; row < op->m; row++) {
+        memset(dqkv + row * (queries + keys) + queries, 0, (size_t)keys * sizeof(float));
+    }
+}
+
+/* The head of the operand dqkv. Where ranks share the sequence, this one may have no query that
+ * sees the last keys: their gradients start at zero. */
+static struct head open_grad(const struct hlm_cpu_call *call, int64_t sequence, int64_t index)
+{
+    const struct hlm_op *op = call->op;
+    struct head grad = head_of(op, call->operands[5], sequence, index);
+    if (op->context_ranks > 1) {
+        float *ordered = call->scratch + tiles_scratch(op) + ordered_scratch(op);
+        if (grad.starts_group) {
+            memset(ordered, 0, (size_t)ordered_scratch(op) * sizeof(float));
+        }
+        set_ordered(op, ordered, &grad);
+    }
+    return grad;
+}
+
+/* Blocks from the last to the first: the last sees all keys of a sequence that is not shared, so it
+ * sets dk and dv and the others add. */
 void hlm_cpu_attention_bwd(const struct hlm_cpu_call *call)
 {
     const struct hlm_op *op = call->op;
+    const bool shared = op->context_ranks > 1;
     check_attention(op);
-    const int64_t last = (op->seq_len - 1) / QUERY_ROWS * QUERY_ROWS;
+    if (shared) {
+        clear_own_keys(op, call->operands[5]);
+    }
+    const int64_t last = block_before(op, own_len(op));
     for (int64_t sequence = 0; sequence < op->batch; sequence++) {
         for (int64_t index = 0; index < op->heads; index++) {
-            const struct head head = head_of(op, call->operands[0], sequence, index);
-            const struct head grad = head_of(op, call->operands[5], sequence, index);
-            for (int64_t first = last; first >= 0; first -= QUERY_ROWS) {
-                const bool sets = first == last && head.starts_group;
+            const struct head head = open_head(call, call->operands[6], sequence, index);
+            const struct head grad = open_grad(call, sequence, index);
+            for (int64_t first = last; first >= 0; first = block_before(op, first)) {
+                const bool sets = !shared && first == last && head.starts_group;
                 attend_bwd(call, &head, &grad, first, sets ? 0.0f : 1.0f);
+            }
+            if (shared && head.ends_group) {
+                hlm_cpu_context_store(op, call->operands[7], sequence, head.kv_index, grad.k.data);
             }
         }
     }

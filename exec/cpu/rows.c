@@ -63,7 +63,7 @@ void hlm_cpu_position_fwd(const struct hlm_cpu_call *call)
     float *out = call->operands[2];
     HLM_ASSERT(op->seq_len > 0);
     for (int64_t i = 0; i < op->m; i++) {
-        add_row(out + i * op->n, table + (op->first_row + i) % op->seq_len * op->n, op->n);
+        add_row(out + i * op->n, table + hlm_op_position(op, op->first_row + i) * op->n, op->n);
         if (type != NULL) {
             add_row(out + i * op->n, type, op->n);
         }
@@ -77,7 +77,7 @@ void hlm_cpu_position_bwd(const struct hlm_cpu_call *call)
     float *dtable = call->operands[1], *dtype = call->operands[2];
     HLM_ASSERT(op->seq_len > 0);
     for (int64_t i = 0; i < op->m; i++) {
-        add_row(dtable + (op->first_row + i) % op->seq_len * op->n, dout + i * op->n, op->n);
+        add_row(dtable + hlm_op_position(op, op->first_row + i) * op->n, dout + i * op->n, op->n);
         if (dtype != NULL) {
             add_row(dtype, dout + i * op->n, op->n);
         }
@@ -187,6 +187,28 @@ void hlm_cpu_rotation_fill(float *table, int64_t seq_len, int64_t rotary, double
     }
 }
 
+void hlm_cpu_kv_split(const struct hlm_cpu_call *call)
+{
+    const struct hlm_op *op = call->op;
+    const int64_t queries = op->heads * op->head_dim, stride = queries + op->n;
+    const float *qkv = call->operands[0];
+    float *kv = call->operands[1];
+    for (int64_t i = 0; i < op->m; i++) {
+        copy_row(kv + i * op->n, qkv + i * stride + queries, op->n);
+    }
+}
+
+void hlm_cpu_kv_join(const struct hlm_cpu_call *call)
+{
+    const struct hlm_op *op = call->op;
+    const int64_t queries = op->heads * op->head_dim, stride = queries + op->n;
+    const float *kv = call->operands[0];
+    float *qkv = call->operands[1];
+    for (int64_t i = 0; i < op->m; i++) {
+        copy_row(qkv + i * stride + queries, kv + i * op->n, op->n);
+    }
+}
+
 /* Pairs (i, i + half) of one head, by the angle whose sine is direction * sine. */
 static void rotate(float *head, const float *restrict cosine, const float *restrict sine,
                    int64_t half, float direction)
@@ -205,7 +227,7 @@ static void rope(const struct hlm_cpu_call *call, float direction)
     const int64_t half = op->rotary / 2, heads = op->heads + op->kv_heads;
     const int64_t stride = (heads + op->kv_heads) * op->head_dim;
     for (int64_t i = 0; i < op->m; i++) {
-        const float *cosine = call->rotation + i % op->seq_len * op->rotary;
+        const float *cosine = call->rotation + hlm_op_position(op, i) * op->rotary;
         float *row = (float *)call->operands[0] + i * stride;
         for (int64_t head = 0; head < heads; head++) {
             rotate(row + head * op->head_dim, cosine, cosine + half, half, direction);

@@ -53,7 +53,10 @@ static double layer_bytes(int32_t tp, bool sp, enum hlm_recompute recompute)
         .lowering = HLM_LOWERING_MEGATRON,
     };
     hlm_strategy_complete(&strategy);
-    const struct hlm_lowering_input input = {&model, &strategy, HLM_BACKEND_CUDA, 0, 0, false};
+    const struct hlm_lowering_input input = {.model = &model,
+                                             .strategy = &strategy,
+                                             .backend = HLM_BACKEND_CUDA,
+                                             .routing = HLM_ROUTING_EVEN};
     struct hlm_arena *arena = hlm_arena_new();
     const struct hlm_block *block = NULL;
     struct hlm_block_memory memory;

@@ -1,6 +1,6 @@
 /* The executor against PyTorch: loss, every gradient, five steps of AdamW, for one tiny model each
- * of GPT-2, Llama, BERT and ViT kind, on one rank and in sharded layouts. The files say how they
- * were made. */
+ * of GPT-2, Llama, mixture-of-experts, BERT and ViT kind, on one rank and in sharded layouts. The
+ * files say how they were made. */
 #include "tests/support/check.h"
 #include "tests/support/train.h"
 
@@ -53,10 +53,18 @@ static void check_layout(struct hlm_arena *arena, const char *name, const struct
     }
 }
 
-static void check_model(const char *name, bool sp)
+static void check_layouts(const char *name, const struct golden_layout *layouts, size_t num_layouts)
 {
     struct hlm_arena *arena = hlm_arena_new();
     const struct golden *golden = golden_read(arena, name);
+    for (size_t i = 0; i < num_layouts; i++) {
+        check_layout(arena, name, golden, &layouts[i]);
+    }
+    hlm_arena_free(arena);
+}
+
+static void check_model(const char *name, bool sp)
+{
     const struct golden_layout layouts[] = {
         {.microbatch_size = 4},
         {.microbatch_size = 2, .recompute = HLM_RECOMPUTE_SELECTIVE},
@@ -68,10 +76,7 @@ static void check_model(const char *name, bool sp)
         {.dp = 2, .tp = 2, .pp = 2, .schedule = HLM_SCHEDULE_1F1B},
         {.tp = 2, .sp = sp, .microbatch_size = 4},
         {.tp = 2, .pp = 2, .sp = sp, .microbatch_size = 2, .recompute = HLM_RECOMPUTE_SELECTIVE}};
-    for (size_t i = 0; i < sizeof(layouts) / sizeof(layouts[0]); i++) {
-        check_layout(arena, name, golden, &layouts[i]);
-    }
-    hlm_arena_free(arena);
+    check_layouts(name, layouts, sizeof(layouts) / sizeof(layouts[0]));
 }
 
 static void gpt2(void **state)
@@ -84,6 +89,24 @@ static void llama(void **state)
 {
     (void)state;
     check_model("llama", true);
+}
+
+/* Four experts of which each row has two, a shared one, and a dense layer below them. */
+static void moe(void **state)
+{
+    (void)state;
+    static const struct golden_layout layouts[] = {
+        {.microbatch_size = 4},
+        {.microbatch_size = 2, .recompute = HLM_RECOMPUTE_SELECTIVE},
+        {.recompute = HLM_RECOMPUTE_FULL},
+        {.dp = 2, .ep = 2, .microbatch_size = 2},
+        {.dp = 4, .ep = 4, .recompute = HLM_RECOMPUTE_FULL},
+        {.dp = 4, .ep = 2},
+        {.pp = 4, .schedule = HLM_SCHEDULE_1F1B},
+        {.dp = 2, .ep = 2, .tp = 2, .sp = true, .pp = 2, .schedule = HLM_SCHEDULE_1F1B},
+        {.tp = 2, .ep = 2, .sp = true, .microbatch_size = 4},
+        {.tp = 2, .sp = true, .microbatch_size = 4, .recompute = HLM_RECOMPUTE_SELECTIVE}};
+    check_layouts("moe", layouts, sizeof(layouts) / sizeof(layouts[0]));
 }
 
 static void bert(void **state)
@@ -101,6 +124,7 @@ static void vit(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(gpt2), cmocka_unit_test(llama),
-                                       cmocka_unit_test(bert), cmocka_unit_test(vit)};
+                                       cmocka_unit_test(moe), cmocka_unit_test(bert),
+                                       cmocka_unit_test(vit)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,8 +4,11 @@
     random numbers     scalar Python integers against rng.py's arrays, and published FNV-1a values
     finite differences central differences of the loss, three entries of every parameter
     optimizer          AdamW and clipping written out as in make_golden.py's docstring
+    experts            outputs of a mixture of experts row by row in numpy, and that no choice of the
+                       five steps hangs on the rounding of float32
     Hugging Face       loss and all gradients of transformers' own GPT-2, Llama, BERT and ViT in
-                       float64; reported as skipped where transformers is not installed
+                       float64; reported as skipped where transformers is not installed, and for
+                       moe, whose like (a softmax over the chosen and a plain shared expert) it lacks
 """
 
 import json
@@ -59,13 +62,32 @@ def check_random_numbers():
     return "exact"
 
 
+class FixedChoices:
+    """While in use, rows go to the experts that they chose at first: a loss is smooth only so."""
+
+    def __enter__(self):
+        self.route, self.index = models.route, {}
+        models.route = self.fixed_route
+        return self
+
+    def __exit__(self, *_):
+        models.route = self.route
+
+    def fixed_route(self, model, p, name, rows):
+        if name not in self.index:
+            self.index[name] = self.route(model, p, name, rows)[0]
+        scores = models.linear(p, f"{name}.router", rows)
+        return self.index[name], torch.softmax(scores.gather(1, self.index[name]), dim=-1)
+
+
 def check_finite_differences(name):
     golden, gradients = load(name)
     model, worst = golden["model"], 0.0
     parameters = make_golden.make_parameters(model, golden["seed"])
     batch = make_golden.step_inputs(model, 0)
     pick = np.random.default_rng(7)
-    with torch.no_grad():
+    with torch.no_grad(), FixedChoices():
+        models.loss(model, parameters, *batch)
         for parameter, tensor in parameters.items():
             flat = tensor.view(-1)
             for i in pick.choice(flat.numel(), ENTRIES, replace=False):
@@ -110,6 +132,44 @@ def check_optimizer(name):
         worst = max(worst, abs(math.sqrt((change * change).sum()) - row["update_norm"]))
     assert worst < 1e-9, worst
     return f"largest error {worst:.1e}"
+
+
+def plain_experts(model, p, name, row):
+    """One row through its experts and the shared one."""
+    moe = model["moe"]
+    def run(fc1, fc2, width):
+        y = fc1 @ row
+        return fc2 @ (y[:width] / (1 + np.exp(-y[:width])) * y[width:])
+    e, f, h = moe["num_experts"], moe["ffn_size"], model["hidden_size"]
+    score = p[f"{name}.router.weight"] @ row
+    order = sorted(range(e), key=lambda i: -score[i])
+    chosen = order[:moe["top_k"]]
+    share = np.exp(score[chosen]) / np.exp(score[chosen]).sum()
+    y = run(p[f"{name}.shared.fc1.weight"], p[f"{name}.shared.fc2.weight"], moe["shared_ffn_size"])
+    for i, weight in zip(chosen, share):
+        y = y + weight * run(p[f"{name}.experts.fc1.weight"][2 * f * i:2 * f * (i + 1)],
+                             p[f"{name}.experts.fc2.weight"][h * i:h * (i + 1)], f)
+    return y, score[order[moe["top_k"] - 1]] - score[order[moe["top_k"]]]
+
+
+def check_experts(name):
+    model, worst, margins = models.MODELS[name], 0.0, []
+    def checked(model, p, layer_name, x):
+        nonlocal worst
+        y = experts(model, p, layer_name, x)
+        values = {key: value.detach().numpy() for key, value in p.items()}
+        for row, found in zip(x.detach().flatten(0, -2).numpy(), y.detach().flatten(0, -2).numpy()):
+            expected, margin = plain_experts(model, values, layer_name, row)
+            worst = max(worst, relative_error(found, expected))
+            margins.append(margin)
+        return y
+    experts, models.experts = models.experts, checked
+    try:
+        make_golden.train(model)
+    finally:
+        models.experts = experts
+    assert margins and worst < 1e-12 and min(margins) > 1e-5, (worst, min(margins, default=0.0))
+    return f"largest relative error {worst:.1e}, closest choice {min(margins):.1e}"
 
 
 def hf_linear(target, p, name, rows=slice(None)):
@@ -235,6 +295,8 @@ def check_hugging_face(name):
         import transformers
     except ImportError:
         return "skipped: transformers is not installed"
+    if name not in HF_MODELS:
+        return "skipped: transformers has no such model"
     golden, gradients = load(name)
     model = golden["model"]
     parameters = make_golden.make_parameters(model, golden["seed"])
@@ -268,6 +330,8 @@ def main():
         checks += [(f"{name}: finite differences", check_finite_differences, (name,)),
                    (f"{name}: optimizer", check_optimizer, (name,)),
                    (f"{name}: Hugging Face", check_hugging_face, (name,))]
+        if models.MODELS[name]["moe"]["num_experts"] > 0:
+            checks.append((f"{name}: experts", check_experts, (name,)))
     num_failed = 0
     for title, check, arguments in checks:
         try:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the reference results golden-{gpt2,llama,bert,vit}.json beside this file.
+"""Writes the reference results golden-{gpt2,llama,moe,bert,vit}.json beside this file.
 
 Each holds the loss and every parameter gradient of one training step of a tiny model, and the
 losses and gradient norms of five AdamW steps, all computed in float64 by PyTorch (models.py). The
@@ -17,7 +17,7 @@ RANDOM NUMBERS (base/rng.h, rng.py). seed = 1234.
 PARAMETERS. Value of element i (row-major index in the whole, unsharded, unpadded tensor) of
 parameter `name`, with n = normal(key(name), i), computed in double and then rounded to float32:
   norm weights (*.norm*.weight)                  1 + 0.02 n
-  layer.{l}.out.weight, layer.{l}.fc2.weight     (0.02 / sqrt(2 num_layers)) n
+  *.out.weight, *.fc2.weight                     (0.02 / sqrt(2 num_layers)) n
   everything else, biases included               0.02 n
 Linear layers are y = x W^T + b with W [outputs, inputs]. h hidden, f ffn, a heads, g key/value
 heads, d head_dim, C channels, p patch size, l layer from 0:
@@ -33,10 +33,17 @@ heads, d head_dim, C channels, p patch size, l layer from 0:
   layer.{l}.norm2.weight, .bias [h]              before the MLP; bert: after its residual add
   layer.{l}.fc1.weight [f or 2 f, h], .bias      swiglu: gate rows, then up rows: silu(gate) * up
   layer.{l}.fc2.weight [h, f], .bias [h]
+  layer.{l}.router.weight [E, h]                 moe, in place of fc1 and fc2; E experts of width e
+  layer.{l}.experts.fc1.weight [E 2 e, h]        moe; each expert's gate rows, then its up rows
+  layer.{l}.experts.fc2.weight [E h, e]          moe; the experts below each other
+  layer.{l}.shared.fc1.weight [2 s, h], .fc2.weight [h, s]   moe; the shared expert of width s
   head.dense.weight [h, h], .bias [h]            bert: dense, GELU, head.norm, tied decoder
   head.norm.weight, .bias [h]                    final norm; bert: norm of the head's transform
   head.weight [vocab or classes, h]              absent when tied
   head.bias [vocab or classes]                   bert: decoder bias; vit: classifier bias
+In moe, layer l is dense for l < num_dense_layers. A row's experts are the top_k largest entries of
+router.weight x; their outputs are added with a softmax over these entries as weights, and the
+shared expert's output with weight 1. No choice of these five steps is closer than 1e-5.
 RMSNorm has no bias; llama has no biases at all. GELU is the tanh approximation in all models. RoPE
 rotates pairs (i, i + d/2) by position * theta^(-2 i / d). Attention is causal for decoders, scaled
 by 1 / sqrt(d); query head i reads key/value head i / (a / g). The vit head reads the class token

@@ -1,4 +1,4 @@
-"""The four tiny models, written by hand in plain torch operations, and their parameters and inputs.
+"""The five tiny models, written by hand in plain torch operations, and their parameters and inputs.
 
 `MODELS` holds an hlmplan model object each (keys of profiles/model.h in struct order). One forward
 pass serves all of them: every branch is decided by a field of the model object, none by its name.
@@ -44,6 +44,11 @@ MODELS = {
     "llama": make_model(name="tiny-llama", seq_len=8, ffn_size=48, num_kv_heads=2, vocab_size=64,
                         activation="swiglu", norm="rmsnorm", position="rope", bias=NO_BIASES,
                         tied_embeddings=False),
+    "moe": make_model(name="tiny-moe", seq_len=8, ffn_size=48, num_kv_heads=2, vocab_size=64,
+                      activation="swiglu", norm="rmsnorm", position="rope", bias=NO_BIASES,
+                      tied_embeddings=False,
+                      moe={"num_experts": 4, "top_k": 2, "ffn_size": 24, "shared_ffn_size": 16,
+                           "num_dense_layers": 1, "layer_period": 1}),
     "bert": make_model(name="tiny-bert", kind="encoder", vocab_size=40, norm_placement="post",
                        norm_eps=1e-12, token_types=2),
     "vit": make_model(name="tiny-vit", kind="vit", seq_len=5, vocab_size=0, norm_eps=1e-12,
@@ -82,17 +87,36 @@ def embedding_parameters(model):
     return rows
 
 
+def is_moe_layer(model, layer):
+    moe = model["moe"]
+    behind = layer - moe["num_dense_layers"]
+    return moe["num_experts"] > 0 and behind >= 0 and behind % moe["layer_period"] == 0
+
+
+def feed_forward_parameters(model, layer):
+    """The MLP, or router, experts below each other and the shared expert."""
+    h, moe, name = model["hidden_size"], model["moe"], f"layer.{layer}"
+    branches, bias = 2 if model["activation"] == "swiglu" else 1, model["bias"]["mlp"]
+    if not is_moe_layer(model, layer):
+        return (linear_parameters(f"{name}.fc1", branches * model["ffn_size"], h, bias)
+                + linear_parameters(f"{name}.fc2", h, model["ffn_size"], bias))
+    e, f, s = moe["num_experts"], moe["ffn_size"], moe["shared_ffn_size"]
+    return (linear_parameters(f"{name}.router", e, h, False)
+            + linear_parameters(f"{name}.experts.fc1", e * branches * f, h, False)
+            + linear_parameters(f"{name}.experts.fc2", e * h, f, False)
+            + linear_parameters(f"{name}.shared.fc1", branches * s, h, bias)
+            + linear_parameters(f"{name}.shared.fc2", h, s, bias))
+
+
 def layer_parameters(model, layer):
-    h, f, d = model["hidden_size"], model["ffn_size"], model["head_dim"]
-    a, g, bias = model["num_heads"], model["num_kv_heads"], model["bias"]
-    branches = 2 if model["activation"] == "swiglu" else 1
+    h, d, bias = model["hidden_size"], model["head_dim"], model["bias"]
+    a, g = model["num_heads"], model["num_kv_heads"]
     name = f"layer.{layer}"
     return (norm_parameters(model, f"{name}.norm1")
             + linear_parameters(f"{name}.qkv", (a + 2 * g) * d, h, bias["qkv"])
             + linear_parameters(f"{name}.out", h, a * d, bias["out"])
             + norm_parameters(model, f"{name}.norm2")
-            + linear_parameters(f"{name}.fc1", branches * f, h, bias["mlp"])
-            + linear_parameters(f"{name}.fc2", h, f, bias["mlp"]))
+            + feed_forward_parameters(model, layer))
 
 
 def head_parameters(model):
@@ -208,23 +232,48 @@ def attention(model, p, name, x):
     return linear(p, f"{name}.out", context.transpose(1, 2).reshape(batch, seq, a * d))
 
 
-def mlp(model, p, name, x):
-    y = linear(p, f"{name}.fc1", x)
+def activation(model, y):
     if model["activation"] == "swiglu":
         gate, up = y.chunk(2, dim=-1)
-        y = gate * torch.sigmoid(gate) * up
-    else:
-        y = gelu(y)
-    return linear(p, f"{name}.fc2", y)
+        return gate * torch.sigmoid(gate) * up
+    return gelu(y)
+
+
+def mlp(model, p, name, x):
+    return linear(p, f"{name}.fc2", activation(model, linear(p, f"{name}.fc1", x)))
+
+
+def route(model, p, name, rows):
+    """Chosen experts [rows, top_k] and their weights, a softmax over the chosen scores."""
+    value, index = torch.topk(linear(p, f"{name}.router", rows), model["moe"]["top_k"])
+    return index, torch.softmax(value, dim=-1)
+
+
+def experts(model, p, name, x):
+    """The weighted sum of the chosen experts and the shared one."""
+    rows = x.flatten(0, -2)
+    index, weight = route(model, p, name, rows)
+    fc1 = p[f"{name}.experts.fc1.weight"].unflatten(0, (model["moe"]["num_experts"], -1))
+    fc2 = p[f"{name}.experts.fc2.weight"].unflatten(0, (model["moe"]["num_experts"], -1))
+    y = torch.zeros_like(rows)
+    for e in range(model["moe"]["num_experts"]):
+        row, slot = (index == e).nonzero(as_tuple=True)
+        made = activation(model, rows[row] @ fc1[e].T) @ fc2[e].T
+        y = y.index_add(0, row, weight[row, slot, None] * made)
+    return y.view_as(x) + mlp(model, p, f"{name}.shared", x)
+
+
+def feed_forward(model, p, layer, x):
+    return (experts if is_moe_layer(model, layer) else mlp)(model, p, f"layer.{layer}", x)
 
 
 def layer_forward(model, p, layer, x):
     name = f"layer.{layer}"
     if model["norm_placement"] == "pre":
         x = x + attention(model, p, name, norm(model, p, f"{name}.norm1", x))
-        return x + mlp(model, p, name, norm(model, p, f"{name}.norm2", x))
+        return x + feed_forward(model, p, layer, norm(model, p, f"{name}.norm2", x))
     x = norm(model, p, f"{name}.norm1", x + attention(model, p, name, x))
-    return norm(model, p, f"{name}.norm2", x + mlp(model, p, name, x))
+    return norm(model, p, f"{name}.norm2", x + feed_forward(model, p, layer, x))
 
 
 def embed_patches(model, p, pixels):

@@ -291,6 +291,74 @@ static enum hlm_status check_nan(const struct body *body, int64_t count, struct 
                           : hlm_fail(err, HLM_NO, "a maximum with NaN is %g, expected NaN", found);
 }
 
+/* ---- all to all ---- */
+
+/* From nothing to more than a small message, different both ways. */
+static int64_t bytes_between(int32_t from, int32_t to, int round)
+{
+    const int64_t unit = round == 0 ? 1 : round == 1 ? 4099 : 40000;
+    return (from * 3 + to * 5 + round) % 4 * unit;
+}
+
+static unsigned char byte_between(int32_t from, int32_t to, int64_t i)
+{
+    return (unsigned char)(i * 13 + from * 29 + to * 71);
+}
+
+static enum hlm_status check_received(const struct body *body, const struct group *group,
+                                      const int64_t *out_bytes, struct hlm_err *err)
+{
+    const unsigned char *at = body->out;
+    for (int32_t from = 0; from < group->size; from++) {
+        for (int64_t i = 0; i < out_bytes[from]; i++) {
+            if (at[i] != byte_between(group->members[from], body->comm->rank, i)) {
+                return hlm_fail(err, HLM_NO,
+                                "rank %" PRId32 ": all_to_all over %s: byte %" PRId64
+                                " from rank %" PRId32 " is wrong",
+                                body->comm->rank, hlm_group_texts[group->kind], i,
+                                group->members[from]);
+            }
+        }
+        at += out_bytes[from];
+    }
+    return at[0] == 0x5a ? HLM_OK
+                         : hlm_fail(err, HLM_NO, "all_to_all writes behind what it receives");
+}
+
+static enum hlm_status check_all_to_all(const struct body *body, const struct group *group,
+                                        int round, struct hlm_err *err)
+{
+    int64_t in_bytes[64], out_bytes[64], in_total = 0, out_total = 0;
+    for (int32_t i = 0; i < group->size; i++) {
+        in_bytes[i] = bytes_between(body->comm->rank, group->members[i], round);
+        out_bytes[i] = bytes_between(group->members[i], body->comm->rank, round);
+        for (int64_t k = 0; k < in_bytes[i]; k++) {
+            body->in[in_total + k] = byte_between(body->comm->rank, group->members[i], k);
+        }
+        in_total += in_bytes[i];
+        out_total += out_bytes[i];
+    }
+    HLM_ASSERT(in_total < COMM_BODY_MAX_BYTES && out_total < COMM_BODY_MAX_BYTES);
+    memset(body->out, 0x5a, (size_t)out_total + 1);
+    HLM_TRY(body->comm->ops->all_to_all(body->comm, group->kind, body->in, in_bytes, body->out,
+                                        out_bytes, err));
+    return check_received(body, group, out_bytes, err);
+}
+
+/* Between other collectives of the same groups. */
+static enum hlm_status check_all_to_alls(const struct body *body, struct hlm_err *err)
+{
+    for (int kind = HLM_GROUP_NONE; body->comm->ops->all_to_all != NULL && kind < HLM_NUM_GROUPS;
+         kind++) {
+        const struct group group = group_of(body, (enum hlm_group)kind);
+        for (int round = 0; round < 3; round++) {
+            HLM_TRY(check_all_to_all(body, &group, round, err));
+            HLM_TRY(check_all_reduce(body, &group, 70001, HLM_WIRE_F32, HLM_REDUCE_SUM, err));
+        }
+    }
+    return HLM_OK;
+}
+
 /* ---- messages ---- */
 
 enum { NUM_ROUNDS = 12 };
@@ -379,6 +447,7 @@ static enum hlm_status run(const struct body *body, struct hlm_err *err)
 {
     HLM_TRY(check_sizes(body, err));
     HLM_TRY(check_large(body, err));
+    HLM_TRY(check_all_to_alls(body, err));
     HLM_TRY(check_same_bits(body, 1000, err));
     HLM_TRY(check_same_bits(body, 100003, err));
     HLM_TRY(check_nan(body, 11, err));

@@ -8,8 +8,9 @@ static const struct hlm_gemm_curve gemm = {.layout = HLM_GEMM_ANY,
                                            .flops_per_s = 50e9,
                                            .bytes_per_s = 10e9};
 
-static const struct hlm_device_dtype fp32 = {
-    .dtype = HLM_DTYPE_FP32, .peak_flops_per_s = 100e9, .gemm = &gemm, .num_gemm = 1};
+static const struct hlm_device_dtype dtypes[] = {
+    {.dtype = HLM_DTYPE_FP32, .peak_flops_per_s = 100e9, .gemm = &gemm, .num_gemm = 1},
+    {.dtype = HLM_DTYPE_BF16, .peak_flops_per_s = 200e9, .gemm = &gemm, .num_gemm = 1}};
 
 const struct hlm_cluster *golden_cluster(struct hlm_arena *arena, int32_t num_devices)
 {
@@ -19,8 +20,8 @@ const struct hlm_cluster *golden_cluster(struct hlm_arena *arena, int32_t num_de
         .device = {.name = "imaginary-core",
                    .backend = HLM_BACKEND_CPU,
                    .memory_bytes = 1 << 30,
-                   .dtypes = &fp32,
-                   .num_dtypes = 1,
+                   .dtypes = dtypes,
+                   .num_dtypes = 2,
                    .memory = {.t0_s = 1e-6, .bytes_per_s = 10e9, .peak_bytes_per_s = 20e9},
                    .shared_memory_slowdown = 1.0},
         .num_nodes = 1,
@@ -149,6 +150,10 @@ const struct hlm_plan *golden_plan(struct hlm_arena *arena, const struct hlm_mod
     struct hlm_strategy strategy = {.dp = at_least_one(layout->dp),
                                     .tp = at_least_one(layout->tp),
                                     .pp = at_least_one(layout->pp),
+                                    .cp = at_least_one(layout->cp),
+                                    .vpp = at_least_one(layout->vpp),
+                                    .ep = at_least_one(layout->ep),
+                                    .etp = 1,
                                     .sp = layout->sp,
                                     .zero = layout->zero,
                                     .schedule = layout->schedule,
@@ -156,7 +161,7 @@ const struct hlm_plan *golden_plan(struct hlm_arena *arena, const struct hlm_mod
                                         layout->microbatch_size > 0 ? layout->microbatch_size : 1,
                                     .global_batch_size = global_batch_size,
                                     .seq_len = seq_len,
-                                    .dtype = HLM_DTYPE_FP32,
+                                    .dtype = layout->dtype,
                                     .lowering = HLM_LOWERING_HLMPLAN};
     hlm_strategy_complete(&strategy);
     if (hlm_strategy_check(&strategy, model, &err) != HLM_OK) {
@@ -179,8 +184,10 @@ const struct hlm_plan *golden_plan(struct hlm_arena *arena, const struct hlm_mod
 const char *golden_layout_text(struct hlm_arena *arena, const struct golden_layout *layout)
 {
     return hlm_arena_printf(
-        arena, "dp%d tp%d%s pp%d %s %s zero%d mbs%lld", at_least_one(layout->dp),
+        arena, "dp%d tp%d%s pp%d cp%d vpp%d ep%d %s %s zero%d mbs%lld %s", at_least_one(layout->dp),
         at_least_one(layout->tp), layout->sp ? " sp" : "", at_least_one(layout->pp),
+        at_least_one(layout->cp), at_least_one(layout->vpp), at_least_one(layout->ep),
         hlm_schedule_texts[layout->schedule], hlm_recompute_texts[layout->recompute], layout->zero,
-        (long long)(layout->microbatch_size > 0 ? layout->microbatch_size : 1));
+        (long long)(layout->microbatch_size > 0 ? layout->microbatch_size : 1),
+        hlm_dtype_texts[layout->dtype]);
 }

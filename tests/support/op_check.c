@@ -39,7 +39,7 @@ double *op_check_random(struct op_check *check, int64_t count)
 static void store(unsigned char *to, enum op_check_type type, double value)
 {
     const float as_float = (float)value;
-    const int32_t as_int = type == OP_CHECK_INT ? (int32_t)value : 0;
+    const int32_t as_int = type == OP_CHECK_INT && !isnan(value) ? (int32_t)value : INT32_MIN;
     const void *const sources[] = {&as_float, &value, &as_int};
     memcpy(to, sources[type], type_bytes[type]);
 }
@@ -136,8 +136,11 @@ static const char *operand_name(struct op_check *check, enum hlm_op_kind kind, i
 static enum op_check_type operand_type(struct op_check *check, enum hlm_op_kind kind, int operand)
 {
     const char *name = operand_name(check, kind, operand);
-    if (strcmp(name, "tokens") == 0 || strcmp(name, "targets") == 0) {
-        return OP_CHECK_INT;
+    static const char *const ints[] = {"tokens", "targets", "choice", "counts"};
+    for (size_t i = 0; i < sizeof(ints) / sizeof(ints[0]); i++) {
+        if (strcmp(name, ints[i]) == 0) {
+            return OP_CHECK_INT;
+        }
     }
     const bool is_double = strcmp(name, "loss") == 0 || strcmp(name, "sum") == 0;
     return is_double ? OP_CHECK_DOUBLE : OP_CHECK_FLOAT;
@@ -171,6 +174,49 @@ static void make_indices(struct op_check *check, const struct hlm_op *op, double
     }
 }
 
+/* Different experts for each row. */
+static void make_choices(struct op_check *check, const struct hlm_op *op, double *values,
+                         int64_t count)
+{
+    const int64_t rows = op->kind == HLM_OP_PERMUTE ? op->k : op->m, top_k = count / rows;
+    for (int64_t row = 0; row < rows; row++) {
+        const int64_t start = hlm_rng_next_int(&check->rng, 0, op->num_experts - 1);
+        for (int64_t j = 0; j < top_k; j++) {
+            values[row * top_k + j] = (double)((start + j) % op->num_experts);
+        }
+    }
+}
+
+/* All rows, or some of them where the operator accumulates; the second expert of the first rank
+ * gets none. */
+static void make_counts(struct op_check *check, const struct hlm_op *op, double *values,
+                        int64_t count)
+{
+    const int64_t rows = op->layout == HLM_GEMM_NT ? op->k : op->m;
+    for (int64_t i = 0; i < count; i++) {
+        values[i] = 0.0;
+    }
+    for (int64_t i = 0; i < rows - (op->accumulate ? rows / 3 : 0); i++) {
+        const int64_t drawn = hlm_rng_next_int(&check->rng, 0, count - 1);
+        values[drawn == 1 ? 0 : drawn] += 1.0;
+    }
+}
+
+static void make_ints(struct op_check *check, const struct hlm_op *op, const char *name,
+                      double *values, int64_t count)
+{
+    if (op->kind == HLM_OP_ROUTE_FWD) {
+        return; /* it writes them */
+    }
+    if (strcmp(name, "choice") == 0) {
+        make_choices(check, op, values, count);
+    } else if (strcmp(name, "counts") == 0) {
+        make_counts(check, op, values, count);
+    } else {
+        make_indices(check, op, values, count);
+    }
+}
+
 static void values_init(struct op_check *check, struct values *values, const struct hlm_op *op,
                         unsigned absent)
 {
@@ -181,7 +227,8 @@ static void values_init(struct op_check *check, struct values *values, const str
         const bool given = i < values->num && values->op.operands[i] >= 0;
         values->at[i] = given ? op_check_random(check, values->counts[i]) : NULL;
         if (given && operand_type(check, op->kind, i) == OP_CHECK_INT) {
-            make_indices(check, op, values->at[i], values->counts[i]);
+            make_ints(check, op, operand_name(check, op->kind, i), values->at[i],
+                      values->counts[i]);
         }
     }
 }
@@ -357,6 +404,10 @@ static void backward_init(struct op_check *check, struct backward *b, const stru
     }
     struct hlm_op op = *forward;
     op.kind = kind;
+    if (kind == HLM_OP_PERMUTE || kind == HLM_OP_UNPERMUTE) {
+        op.m = forward->k;
+        op.k = forward->m;
+    }
     b->op = with_operands(&op, absent);
     for (int i = 0; i < hlm_op_num_operands(kind); i++) {
         bind(check, b, i);

@@ -28,10 +28,11 @@ void op_check_forward(struct op_check *check, const struct hlm_op *op, unsigned 
 
 /* A backward operator `kind` with the dimensions of `forward`, against central differences of the
  * sum of dout * out over the reference of `forward` (h = 1e-4, error about 1e-8; all elements of
- * small operands, 64 of large ones). `map` has a word per operand of the backward: v<i> the value
- * of operand i of the forward, d<i> the gradient of its output i, g<i> where the gradient of
- * operand i goes (added to what stands there if the operator accumulates), x<i> the same in place
- * of the gradient of the output, r a gradient added to g0, - absent. */
+ * small operands, 64 of large ones). PERMUTE and UNPERMUTE, each other's, have m and k of the
+ * other. `map` has a word per operand of the backward: v<i> the value of operand i of the forward,
+ * d<i> the gradient of its output i, g<i> where the gradient of operand i goes (added to what
+ * stands there if the operator accumulates), x<i> the same in place of the gradient of the output,
+ * r a gradient added to g0, - absent. */
 void op_check_backward(struct op_check *check, const struct hlm_op *forward, enum hlm_op_kind kind,
                        const char *map, unsigned absent_forward);
 

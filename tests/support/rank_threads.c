@@ -26,12 +26,19 @@ static void *member_main(void *argument)
 enum hlm_status rank_threads_run(struct hlm_arena *arena, const struct hlm_plan *plan,
                                  rank_threads_fn *work, void *context, struct hlm_err *err)
 {
+    return rank_threads_run_over(arena, plan, hlm_comm_thread_new, work, context, err);
+}
+
+enum hlm_status rank_threads_run_over(struct hlm_arena *arena, const struct hlm_plan *plan,
+                                      rank_threads_comms_fn *new_comms, rank_threads_fn *work,
+                                      void *context, struct hlm_err *err)
+{
     const int32_t world = plan->num_ranks;
     struct hlm_comm **comms = HLM_ARENA_ARRAY(arena, struct hlm_comm *, world);
     struct member *members = HLM_ARENA_ARRAY(arena, struct member, world);
     const struct hlm_comm_config config = {
         .strategy = &plan->strategy, .timeout_s = 60.0, .max_bytes = 1 << 20};
-    check_ok(hlm_comm_thread_new(&config, comms, err), err);
+    check_ok(new_comms(&config, comms, err), err);
     for (int32_t r = 0; r < world; r++) {
         members[r] = (struct member){.comm = comms[r], .work = work, .context = context};
         assert_int_equal(pthread_create(&members[r].thread, NULL, member_main, &members[r]), 0);

@@ -13,4 +13,11 @@ typedef enum hlm_status rank_threads_fn(struct hlm_comm *comm, void *context, st
 enum hlm_status rank_threads_run(struct hlm_arena *arena, const struct hlm_plan *plan,
                                  rank_threads_fn *work, void *context, struct hlm_err *err);
 
+/* The same over another transport among threads: hlm_comm_thread_new, hlm_comm_queue_new. */
+typedef enum hlm_status rank_threads_comms_fn(const struct hlm_comm_config *config,
+                                              struct hlm_comm **out, struct hlm_err *err);
+enum hlm_status rank_threads_run_over(struct hlm_arena *arena, const struct hlm_plan *plan,
+                                      rank_threads_comms_fn *new_comms, rank_threads_fn *work,
+                                      void *context, struct hlm_err *err);
+
 #endif

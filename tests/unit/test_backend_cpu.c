@@ -173,7 +173,7 @@ static void test_nan_goes_through(void **state)
     for (int64_t place = 0; place < 36; place++) {
         check_nan(*state, &gelu, (float *[]){a, b, c}, place, 0, 2, COUNT);
         check_nan(*state, &norm, (float *[]){a, b, c, d, e}, place, 0, 3, COUNT);
-        check_nan(*state, &attention, (float *[]){a, b, c, NULL}, place * 4, 0, 1, ROWS * 8);
+        check_nan(*state, &attention, (float *[]){a, b, c, NULL, NULL}, place * 4, 0, 1, ROWS * 8);
     }
     float *const all[] = {a, b, c, d, e};
     for (int i = 0; i < 5; i++) {
@@ -228,10 +228,10 @@ static void test_repeats(void **state)
     float *qkv = make(*state, COUNT, 1.0), *out = make(*state, SEQ * 16, 0.0);
     float *lse = make(*state, 2 * SEQ, 0.0), *dout = make(*state, SEQ * 16, 1.0);
     float *first = make(*state, COUNT, 0.0), *second = make(*state, COUNT, 0.0);
-    run(*state, &fwd, OPERANDS(qkv, out, lse, NULL), NULL);
-    run(*state, &bwd, OPERANDS(qkv, out, dout, lse, NULL, first), NULL);
-    run(*state, &fwd, OPERANDS(qkv, out, lse, NULL), NULL);
-    run(*state, &bwd, OPERANDS(qkv, out, dout, lse, NULL, second), NULL);
+    run(*state, &fwd, OPERANDS(qkv, out, lse, NULL, NULL), NULL);
+    run(*state, &bwd, OPERANDS(qkv, out, dout, lse, NULL, first, NULL, NULL), NULL);
+    run(*state, &fwd, OPERANDS(qkv, out, lse, NULL, NULL), NULL);
+    run(*state, &bwd, OPERANDS(qkv, out, dout, lse, NULL, second, NULL, NULL), NULL);
     assert_memory_equal(first, second, COUNT * sizeof(float));
     float *const all[] = {qkv, out, lse, dout, first, second};
     for (int i = 0; i < 6; i++) {
@@ -245,13 +245,13 @@ static void test_refusals(void **state)
     struct hlm_err err;
     void *const operands[HLM_OP_MAX_OPERANDS] = {0};
     const struct hlm_op half = {.kind = HLM_OP_ADD, .dtype = HLM_DTYPE_BF16};
-    const struct hlm_op route = {.kind = HLM_OP_ROUTE_FWD};
+    const struct hlm_op latent = {.kind = HLM_OP_MLA_ASSEMBLE_FWD};
     const struct hlm_op reduce = {.kind = HLM_OP_ALL_REDUCE};
     const struct hlm_backend_ops *ops = fixture->backend->ops;
     check_fails(ops->launch(fixture->queue, &half, operands, NULL, &err), HLM_ENV, &err,
                 "add in bf16");
-    check_fails(ops->launch(fixture->queue, &route, operands, NULL, &err), HLM_ENV, &err,
-                "route_fwd in fp32");
+    check_fails(ops->launch(fixture->queue, &latent, operands, NULL, &err), HLM_ENV, &err,
+                "mla_assemble_fwd in fp32");
     check_fails(ops->launch(fixture->queue, &reduce, operands, NULL, &err), HLM_ENV, &err,
                 "all_reduce");
 }

@@ -249,6 +249,27 @@ static void test_large_world(void **state)
     hlm_arena_free(arena);
 }
 
+/* Peers route as this rank does. */
+static void test_experts(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct hlm_err err;
+    const struct golden *golden = golden_read(arena, "moe");
+    const struct golden_layout layout = {.dp = 4, .ep = 4, .zero = 1};
+    struct run run = {.plan = golden_plan(arena, &golden->model, golden->global_batch_size,
+                                          golden->seq_len, &layout),
+                      .alone = true};
+    struct hlm_comm *comm = emulate(arena, run.plan, 2, HLM_EMULATE_NONE);
+    check_ok(work(comm, &run, &err), &err);
+    hlm_comm_free(comm);
+    for (int32_t step = 0; step < NUM_STEPS; step++) {
+        assert_true(isfinite(run.ranks[0].losses[step]) && run.ranks[0].losses[step] > 0.0);
+        assert_true(run.ranks[0].grad_norms[step] > 0.0);
+    }
+    hlm_arena_free(arena);
+}
+
 static void test_no_such_rank(void **state)
 {
     (void)state;
@@ -366,6 +387,14 @@ static void test_collectives(void **state)
     check_ok(comm->ops->all_gather(comm, HLM_GROUP_TP, slab + 2, slab, 2, HLM_WIRE_F32, &err),
              &err);
     assert_true(slab[0] == 9.0F && slab[1] == 10.0F);
+    /* What this rank has for itself comes from everybody, as often as is needed. */
+    const int64_t to_each[] = {4, 8}, from_each[] = {8, 12};
+    const float rows[] = {1.0F, 2.0F, 3.0F};
+    float received[] = {NAN, NAN, NAN, NAN, NAN};
+    check_ok(comm->ops->all_to_all(comm, HLM_GROUP_DP, rows, to_each, received, from_each, &err),
+             &err);
+    assert_true(received[0] == 2.0F && received[1] == 3.0F && received[2] == 2.0F &&
+                received[3] == 3.0F && received[4] == 2.0F);
     hlm_comm_free(comm);
     hlm_arena_free(arena);
 }
@@ -510,6 +539,7 @@ int main(void)
         cmocka_unit_test_setup(test_every_rank, make_counting),
         cmocka_unit_test_setup(test_other_schedules, make_counting),
         cmocka_unit_test_setup(test_large_world, make_counting),
+        cmocka_unit_test_setup(test_experts, make_counting),
         cmocka_unit_test(test_no_such_rank),
         cmocka_unit_test(test_received_values),
         cmocka_unit_test(test_collectives),

@@ -139,10 +139,10 @@ static void check_attention(struct op_check *check, int32_t batch, int64_t seq_l
                               .head_dim = head_dim,
                               .v_head_dim = head_dim,
                               .causal = causal};
-    op_check_forward(check, &op, 0);
-    op_check_forward(check, &op, 1U << 3);
-    op_check_backward(check, &op, HLM_OP_ATTENTION_BWD, "v0 v1 d1 v2 v3 g0", 0);
-    op_check_backward(check, &op, HLM_OP_ATTENTION_BWD, "v0 v1 d1 v2 - g0", 0);
+    op_check_forward(check, &op, 1U << 4);
+    op_check_forward(check, &op, 1U << 3 | 1U << 4);
+    op_check_backward(check, &op, HLM_OP_ATTENTION_BWD, "v0 v1 d1 v2 v3 g0 - -", 1U << 4);
+    op_check_backward(check, &op, HLM_OP_ATTENTION_BWD, "v0 v1 d1 v2 - g0 - -", 1U << 4);
 }
 
 static void test_attention(void **state)
@@ -154,6 +154,71 @@ static void test_attention(void **state)
         check_attention(*state, 1, 150, 3, 1, 4, causal != 0);
         check_attention(*state, 1, 128, 2, 2, 8, causal != 0);
     }
+}
+
+/* One rank of those that share two sequences. */
+static struct hlm_op shared_op(enum hlm_op_kind kind, int32_t ranks, int32_t rank, bool causal,
+                               int64_t own_len)
+{
+    return (struct hlm_op){.kind = kind,
+                           .m = 2 * own_len,
+                           .n = 6 * 5,
+                           .batch = 2,
+                           .seq_len = ranks * own_len,
+                           .heads = 6,
+                           .kv_heads = 2,
+                           .head_dim = 5,
+                           .v_head_dim = 5,
+                           .rotary = 4,
+                           .rope_theta = 10000.0,
+                           .causal = causal,
+                           .context_ranks = ranks,
+                           .context_rank = rank,
+                           .context_chunks = causal ? 2 : 1};
+}
+
+static void check_shared(struct op_check *check, int32_t ranks, int32_t rank, bool causal,
+                         int64_t own_len)
+{
+    const struct hlm_op op = shared_op(HLM_OP_ATTENTION_FWD, ranks, rank, causal, own_len);
+    op_check_forward(check, &op, 0);
+    op_check_forward(check, &op, 1U << 3);
+    op_check_backward(check, &op, HLM_OP_ATTENTION_BWD, "v0 v1 d1 v2 v3 g0 v4 g4", 0);
+    op_check_backward(check, &op, HLM_OP_ATTENTION_BWD, "v0 v1 d1 v2 - g0 v4 g4", 0);
+}
+
+static void test_shared_attention(void **state)
+{
+    for (int causal = 0; causal < 2; causal++) {
+        for (int32_t rank = 0; rank < 3; rank++) {
+            check_shared(*state, 3, rank, causal != 0, 14);
+        }
+        check_shared(*state, 2, 0, causal != 0, 2);
+        check_shared(*state, 2, 1, causal != 0, 150);
+    }
+}
+
+static void test_shared_positions(void **state)
+{
+    for (int32_t rank = 0; rank < 3; rank++) {
+        struct hlm_op op = shared_op(HLM_OP_ROPE_FWD, 3, rank, rank > 0, 14);
+        op_check_forward(*state, &op, 0);
+        op_check_backward(*state, &op, HLM_OP_ROPE_BWD, "x0", 0);
+        op.kind = HLM_OP_POSITION_FWD;
+        op.m = 14;
+        op.first_row = 7; /* a tp rank's rows: the end of one sequence, the start of the next */
+        op_check_forward(*state, &op, 0);
+        op_check_backward(*state, &op, HLM_OP_POSITION_BWD, "d2 g0 g1", 0);
+    }
+}
+
+static void test_keys_and_values(void **state)
+{
+    struct hlm_op op = shared_op(HLM_OP_KV_SPLIT, 2, 1, true, 4);
+    op.n = 2 * 2 * 5;
+    op_check_forward(*state, &op, 0);
+    op.kind = HLM_OP_KV_JOIN;
+    op_check_forward(*state, &op, 0);
 }
 
 static void test_activation(void **state)
@@ -177,6 +242,136 @@ static void test_rows(void **state)
     op_check_forward(*state, &select, 0);
     op_check_backward(*state, &select, HLM_OP_SELECT_BWD, "d1 g0", 0);
     op_check_forward(*state, &slice, 0);
+}
+
+static void test_routing(void **state)
+{
+    struct hlm_op op = {.kind = HLM_OP_ROUTE_FWD, .m = 37, .n = 3, .k = 7, .first_row = 2};
+    op_check_forward(*state, &op, 0);
+    op_check_backward(*state, &op, HLM_OP_ROUTE_BWD, "v1 v2 d1 g0", 0);
+    op.balanced = true;
+    op_check_forward(*state, &op, 0);
+    op_check_backward(*state, &op, HLM_OP_ROUTE_BWD, "v1 v2 d1 g0", 0);
+    const struct hlm_op all = {.kind = HLM_OP_ROUTE_FWD, .m = 5, .n = 4, .k = 4};
+    op_check_forward(*state, &all, 0);
+    const struct hlm_op one = {.kind = HLM_OP_ROUTE_FWD, .m = 5, .n = 1, .k = 4};
+    op_check_forward(*state, &one, 0);
+}
+
+static void run(struct op_check *check, const struct hlm_op *shape, enum hlm_op_kind kind,
+                void *const *operands, const struct hlm_op_scalars *scalars)
+{
+    struct hlm_err err;
+    struct hlm_op op = *shape;
+    void *given[HLM_OP_MAX_OPERANDS] = {0};
+    op.kind = kind;
+    memcpy(given, operands, (size_t)hlm_op_num_operands(kind) * sizeof(void *));
+    check_ok(check->backend->ops->launch(check->queue, &op, given, scalars, &err), &err);
+}
+
+#define OPERANDS(...) ((void *const[]){__VA_ARGS__})
+
+/* Equal scores go to the lower expert. */
+static void test_ties(void **state)
+{
+    struct op_check *check = *state;
+    const double scores[] = {1, 2, 2, 2, 1, 0, 0, 0, 0, 0}, expected[] = {1, 2, 0, 1};
+    const struct hlm_op op = {.m = 2, .n = 2, .k = 5};
+    struct op_check_memory memory[4];
+    double choice[4], counts[5];
+    op_check_memory_new(check, &memory[0], OP_CHECK_FLOAT, 10, scores);
+    op_check_memory_new(check, &memory[1], OP_CHECK_FLOAT, 4, NULL);
+    op_check_memory_new(check, &memory[2], OP_CHECK_INT, 4, NULL);
+    op_check_memory_new(check, &memory[3], OP_CHECK_INT, 5, NULL);
+    run(check, &op, HLM_OP_ROUTE_FWD,
+        OPERANDS(memory[0].data, memory[1].data, memory[2].data, memory[3].data), NULL);
+    op_check_memory_read(check, &memory[2], false, choice);
+    op_check_memory_read(check, &memory[3], false, counts);
+    for (int i = 0; i < 4; i++) {
+        check_near(choice[i], expected[i], 0.0);
+        op_check_memory_free(check, &memory[i]);
+    }
+    check_near(counts[1], 2.0, 0.0);
+    check_near(counts[3], 0.0, 0.0);
+}
+
+static void test_permutation(void **state)
+{
+    const struct hlm_op there = {
+        .kind = HLM_OP_PERMUTE, .m = 3 * 21, .n = 13, .k = 21, .num_experts = 5};
+    const struct hlm_op back = {
+        .kind = HLM_OP_UNPERMUTE, .m = 21, .n = 13, .k = 3 * 21, .num_experts = 5};
+    const unsigned plain = 1U << 2 | 1U << 3 | 1U << 5;
+    op_check_forward(*state, &there, plain);
+    op_check_backward(*state, &there, HLM_OP_UNPERMUTE, "d4 v1 - g0", plain);
+    op_check_forward(*state, &back, 0);
+    op_check_forward(*state, &back, 1U << 2);
+    op_check_backward(*state, &back, HLM_OP_PERMUTE, "d3 v1 v2 v0 g0 g2", 0);
+}
+
+static void test_experts(void **state)
+{
+    struct hlm_op op = {.kind = HLM_OP_GROUPED_GEMM,
+                        .m = 41,
+                        .n = 17,
+                        .k = 23,
+                        .num_experts = 3,
+                        .expert_ranks = 2};
+    for (int layout = 0; layout < 3; layout++) {
+        op.layout = ((const enum hlm_gemm_layout[]){HLM_GEMM_TN, HLM_GEMM_NN, HLM_GEMM_NT})[layout];
+        op.accumulate = false;
+        op_check_forward(*state, &op, 0);
+        op.accumulate = true;
+        op_check_forward(*state, &op, 0);
+    }
+    struct hlm_op activation = {.kind = HLM_OP_EXPERT_ACTIVATION_FWD,
+                                .m = 41,
+                                .n = 17,
+                                .num_experts = 3,
+                                .expert_ranks = 2};
+    for (int kind = 0; kind < 2; kind++) {
+        activation.activation = kind == 0 ? HLM_ACTIVATION_GELU : HLM_ACTIVATION_SWIGLU;
+        op_check_forward(*state, &activation, 0);
+        op_check_backward(*state, &activation, HLM_OP_EXPERT_ACTIVATION_BWD, "v0 v1 d2 g0", 0);
+    }
+}
+
+/* Nothing is written behind the rows that came. */
+static void test_room_behind_the_rows(void **state)
+{
+    enum { ROWS = 10, COLS = 4, CAME = 7 };
+    struct op_check *check = *state;
+    const double counts[] = {4, 0, 1, 2};
+    struct hlm_op op = {.m = ROWS,
+                        .n = COLS,
+                        .k = COLS,
+                        .num_experts = 2,
+                        .expert_ranks = 2,
+                        .layout = HLM_GEMM_TN,
+                        .activation = HLM_ACTIVATION_GELU};
+    struct op_check_memory in, weights, numbers, out[2];
+    op_check_memory_new(check, &in, OP_CHECK_FLOAT, ROWS * COLS,
+                        op_check_random(check, ROWS * COLS));
+    op_check_memory_new(check, &weights, OP_CHECK_FLOAT, 2 * COLS * COLS,
+                        op_check_random(check, 2 * COLS * COLS));
+    op_check_memory_new(check, &numbers, OP_CHECK_INT, 4, counts);
+    op_check_memory_new(check, &out[0], OP_CHECK_FLOAT, ROWS * COLS, NULL);
+    op_check_memory_new(check, &out[1], OP_CHECK_FLOAT, ROWS * COLS, NULL);
+    run(check, &op, HLM_OP_GROUPED_GEMM, OPERANDS(in.data, weights.data, out[0].data, numbers.data),
+        NULL);
+    run(check, &op, HLM_OP_EXPERT_ACTIVATION_FWD, OPERANDS(in.data, numbers.data, out[1].data),
+        NULL);
+    for (int which = 0; which < 2; which++) {
+        double values[ROWS * COLS];
+        op_check_memory_read(check, &out[which], false, values);
+        for (int i = 0; i < ROWS * COLS; i++) {
+            assert_int_equal(isnan(values[i]) != 0, i >= CAME * COLS);
+        }
+        op_check_memory_free(check, &out[which]);
+    }
+    op_check_memory_free(check, &in);
+    op_check_memory_free(check, &weights);
+    op_check_memory_free(check, &numbers);
 }
 
 static void test_slabs(void **state)
@@ -223,19 +418,6 @@ static void make_shard(struct op_check *check, int rank, struct shard *shard)
     op_check_memory_new(check, &shard->on_device, OP_CHECK_FLOAT, XENT_ROWS * SHARD_COLS,
                         shard->logits);
 }
-
-static void run(struct op_check *check, const struct hlm_op *shape, enum hlm_op_kind kind,
-                void *const *operands, const struct hlm_op_scalars *scalars)
-{
-    struct hlm_err err;
-    struct hlm_op op = *shape;
-    void *given[HLM_OP_MAX_OPERANDS] = {0};
-    op.kind = kind;
-    memcpy(given, operands, (size_t)hlm_op_num_operands(kind) * sizeof(void *));
-    check_ok(check->backend->ops->launch(check->queue, &op, given, scalars, &err), &err);
-}
-
-#define OPERANDS(...) ((void *const[]){__VA_ARGS__})
 
 /* What one row contributes: the loss, and where gradient is given, d loss / d logit of every word.
  */
@@ -393,8 +575,16 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_bias, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rope, setup, teardown),
         cmocka_unit_test_setup_teardown(test_attention, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_shared_attention, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_shared_positions, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_keys_and_values, setup, teardown),
         cmocka_unit_test_setup_teardown(test_activation, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rows, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_routing, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_ties, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_permutation, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_experts, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_room_behind_the_rows, setup, teardown),
         cmocka_unit_test_setup_teardown(test_slabs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_xent_reductions, setup, teardown),
         cmocka_unit_test_setup_teardown(test_xent, setup, teardown),

@@ -324,7 +324,13 @@ static void refusals_name_the_feature(void **state)
     assert_non_null(strstr(hlm_lowering_refusal(&model, &strategy), "lowering set"));
     strategy.lowering = HLM_LOWERING_HLMPLAN;
     strategy.cp = 2;
+    assert_null(hlm_lowering_refusal(&model, &strategy));
+    strategy.cp_form = HLM_CP_FORM_RING;
+    assert_non_null(strstr(hlm_lowering_refusal(&model, &strategy), "ring attention"));
+    strategy.cp_form = HLM_CP_FORM_AUTO;
+    strategy.dtype = HLM_DTYPE_BF16;
     assert_non_null(strstr(hlm_lowering_refusal(&model, &strategy), "context parallelism"));
+    strategy.dtype = HLM_DTYPE_FP32;
     strategy.cp = 1;
     model.attention_window = 16;
     assert_null(hlm_lowering_refusal(&model, &strategy)); /* a window that cuts nothing */
@@ -332,7 +338,18 @@ static void refusals_name_the_feature(void **state)
     assert_non_null(strstr(hlm_lowering_refusal(&model, &strategy), "window"));
     model = tiny_model(TINY_DEEPSEEK);
     strategy = tiny_strategy(&model, 1, false, HLM_LOWERING_HLMPLAN);
-    assert_non_null(strstr(hlm_lowering_refusal(&model, &strategy), "mixture of experts"));
+    assert_non_null(strstr(hlm_lowering_refusal(&model, &strategy), "latent attention"));
+    model = tiny_model(TINY_QWEN);
+    strategy = tiny_strategy(&model, 2, true, HLM_LOWERING_HLMPLAN);
+    strategy.etp = 1;
+    assert_non_null(strstr(hlm_lowering_refusal(&model, &strategy), "qk_norm"));
+    model.qk_norm = false;
+    assert_null(hlm_lowering_refusal(&model, &strategy));
+    strategy.dtype = HLM_DTYPE_BF16;
+    assert_non_null(strstr(hlm_lowering_refusal(&model, &strategy), "mixture of experts in"));
+    strategy.dtype = HLM_DTYPE_FP32;
+    strategy.etp = 2;
+    assert_non_null(strstr(hlm_lowering_refusal(&model, &strategy), "etp > 1"));
 }
 
 static const struct hlm_op *find_op(const struct hlm_op *ops, int32_t num, enum hlm_op_kind kind)
@@ -353,7 +370,8 @@ static void context_ranks_cut_the_rows(void **state)
     struct hlm_err err;
     const struct hlm_model model = tiny_model(TINY_LLAMA);
     struct hlm_strategy strategy = tiny_strategy(&model, 1, false, HLM_LOWERING_MEGATRON);
-    const struct hlm_lowering_input input = {&model, &strategy, HLM_BACKEND_CUDA, 0, 0, false};
+    const struct hlm_lowering_input input = {
+        .model = &model, .strategy = &strategy, .backend = HLM_BACKEND_CUDA};
     const struct hlm_block *blocks[2];
     for (int32_t i = 0; i < 2; i++) {
         strategy.cp = 1 + i;
@@ -369,8 +387,6 @@ static void context_ranks_cut_the_rows(void **state)
         find_op(blocks[1]->forward, blocks[1]->num_forward, HLM_OP_ATTENTION_FWD);
     check_close(cut->flops, whole->flops / 2.0, 1e-12);
     assert_int_equal(cut->context_ranks, 2);
-    strategy.lowering = HLM_LOWERING_HLMPLAN;
-    assert_non_null(strstr(hlm_lowering_refusal(&model, &strategy), "context parallelism"));
     hlm_arena_free(arena);
 }
 
@@ -392,7 +408,8 @@ static void older_sets_have_their_attention(void **state)
     const struct hlm_model model = tiny_model(TINY_GPT);
     for (size_t i = 0; i < sizeof sets / sizeof sets[0]; i++) {
         const struct hlm_strategy strategy = tiny_strategy(&model, 2, false, sets[i].lowering);
-        const struct hlm_lowering_input input = {&model, &strategy, HLM_BACKEND_CUDA, 0, 0, false};
+        const struct hlm_lowering_input input = {
+            .model = &model, .strategy = &strategy, .backend = HLM_BACKEND_CUDA};
         for (int mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
             const struct hlm_block *block = NULL;
             check_ok(hlm_lowering_block(arena, &input, HLM_BLOCK_DENSE, (enum hlm_recompute)mode,
@@ -425,7 +442,8 @@ static void fp8_is_for_products(void **state)
     const struct hlm_model model = tiny_model(TINY_GPT);
     struct hlm_strategy strategy = tiny_strategy(&model, 1, false, HLM_LOWERING_MEGATRON);
     strategy.dtype = HLM_DTYPE_FP8;
-    const struct hlm_lowering_input input = {&model, &strategy, HLM_BACKEND_CUDA, 0, 0, false};
+    const struct hlm_lowering_input input = {
+        .model = &model, .strategy = &strategy, .backend = HLM_BACKEND_CUDA};
     const struct hlm_block *block = NULL;
     check_ok(hlm_lowering_block(arena, &input, HLM_BLOCK_DENSE, HLM_RECOMPUTE_NONE, &block, &err),
              &err);
@@ -446,7 +464,8 @@ static void what_no_set_expresses_is_an_error(void **state)
     struct hlm_model model = tiny_model(TINY_DEEPSEEK);
     const struct hlm_strategy strategy = tiny_strategy(&model, 1, false, HLM_LOWERING_MEGATRON);
     model.mtp_layers = 2;
-    const struct hlm_lowering_input input = {&model, &strategy, HLM_BACKEND_CUDA, 0, 0, false};
+    const struct hlm_lowering_input input = {
+        .model = &model, .strategy = &strategy, .backend = HLM_BACKEND_CUDA};
     const struct hlm_block *block = NULL;
     struct hlm_arena *arena = hlm_arena_new();
     struct hlm_err err;

@@ -1,9 +1,11 @@
 #include "exec/rank.h"
 
 #include "exec/comm_emulate.h"
+#include "exec/comm_queue.h"
 
 #include "tests/support/check.h"
 #include "tests/support/golden.h"
+#include "tests/support/late_backend.h"
 #include "tests/support/rank_threads.h"
 
 enum { NUM_STEPS = 5, NUM_WARMUP = 2, NUM_RANKS = 4 };
@@ -12,6 +14,8 @@ struct run {
     struct hlm_rank_config config;
     struct hlm_arena *arenas[NUM_RANKS];
     const struct hlm_measurement *measurements[NUM_RANKS];
+    struct hlm_backend *backends[NUM_RANKS]; /* over queues they outlive the transports */
+    struct hlm_backend *device;              /* of all ranks over queues */
 };
 
 static const struct golden *golden_of(struct hlm_arena *arena)
@@ -118,6 +122,92 @@ static void test_measurement(void **state)
     assert_string_equal(measured->machine.backend_library, "a BLAS");
     check_file(arena, measured, run.config.plan);
     run_release(&run);
+    hlm_arena_free(arena);
+}
+
+/* --- over a stream-ordered transport --- */
+
+static enum hlm_status work_over_queue(struct hlm_comm *comm, void *context, struct hlm_err *err)
+{
+    struct run *run = context;
+    struct hlm_backend **backend = &run->backends[comm->rank];
+    HLM_TRY(late_backend_new_beside(run->device, backend, (uint64_t)comm->rank + 1, 20e-6, err));
+    HLM_TRY(hlm_comm_queue_use_backend(comm, *backend, err));
+    return hlm_rank_run(run->arenas[comm->rank], &run->config, *backend, comm, NULL,
+                        &run->measurements[comm->rank], err);
+}
+
+static const struct hlm_measurement *measure_over_queue(struct hlm_arena *arena, struct run *run)
+{
+    struct hlm_err err;
+    check_ok(late_backend_new(&run->device, 0, 0.0, &err), &err);
+    check_ok(rank_threads_run_over(arena, run->config.plan, hlm_comm_queue_new, work_over_queue,
+                                   run, &err),
+             &err);
+    for (int i = 0; i < NUM_RANKS; i++) {
+        hlm_backend_free(run->backends[i]);
+        assert_int_equal(run->measurements[i] != NULL, i == 0);
+    }
+    hlm_backend_free(run->device);
+    return run->measurements[0];
+}
+
+static void check_same_timeline(const struct hlm_timeline *one, const struct hlm_timeline *other)
+{
+    assert_int_equal(one->num_ranks, other->num_ranks);
+    for (int32_t r = 0; r < one->num_ranks; r++) {
+        const struct hlm_timeline_rank *a = &one->ranks[r], *b = &other->ranks[r];
+        assert_int_equal(a->rank, b->rank);
+        assert_int_equal(a->num_events, b->num_events);
+        for (int32_t e = 0; e < a->num_events; e++) {
+            const double last_end_s = e > 0 ? a->events[e - 1].end_s : 0.0;
+            assert_string_equal(a->events[e].action, b->events[e].action);
+            assert_true(a->events[e].start_s >= last_end_s - 1e-9);
+            assert_true(a->events[e].end_s >= a->events[e].start_s);
+        }
+    }
+}
+
+static void check_same_parts(const struct hlm_time_node *one, const struct hlm_time_node *other)
+{
+    assert_int_equal(one->num_parts, other->num_parts);
+    for (int32_t i = 0; i < one->num_parts; i++) {
+        assert_string_equal(one->parts[i].name, other->parts[i].name);
+        assert_true(one->parts[i].seconds >= -1e-9);
+    }
+    check_close(sum_of_parts(one), one->seconds, 1e-9);
+}
+
+/* What ranks tell each other, values of the host all, goes through the device: the measurement has
+ * the same shape, losses and memory as over threads and the CPU. */
+static void test_over_queue(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    const struct golden_layout layout = {
+        .dp = 2, .pp = 2, .zero = 1, .schedule = HLM_SCHEDULE_1F1B};
+    struct run usual, late;
+    run_init(&usual, arena, layout);
+    run_init(&late, arena, layout);
+    const struct hlm_measurement *host = measure(arena, &usual);
+    const struct hlm_measurement *queue = measure_over_queue(arena, &late);
+    assert_int_equal(queue->num_steps, host->num_steps);
+    for (int32_t i = 0; i < host->num_steps; i++) {
+        check_close(queue->steps[i].loss, host->steps[i].loss, 1e-6);
+        check_close(queue->steps[i].grad_norm, host->steps[i].grad_norm, 1e-5);
+    }
+    assert_int_equal(queue->num_memory, host->num_memory);
+    for (int32_t r = 0; r < host->num_memory; r++) {
+        assert_int_equal(queue->memory[r].rank, host->memory[r].rank);
+        assert_int_equal(queue->memory[r].stage, host->memory[r].stage);
+        assert_int_equal(queue->memory[r].peak_bytes, host->memory[r].peak_bytes);
+    }
+    check_same_timeline(&queue->timeline, &host->timeline);
+    check_same_parts(&queue->parts, &host->parts);
+    assert_int_equal(queue->num_actions, host->num_actions);
+    check_file(arena, queue, late.config.plan);
+    run_release(&usual);
+    run_release(&late);
     hlm_arena_free(arena);
 }
 
@@ -287,8 +377,9 @@ static void test_device_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_measurement), cmocka_unit_test(test_virtual_time),
-        cmocka_unit_test(test_bad_data),    cmocka_unit_test(test_alone),
-        cmocka_unit_test(test_step_text),   cmocka_unit_test(test_device_memory)};
+        cmocka_unit_test(test_measurement),  cmocka_unit_test(test_over_queue),
+        cmocka_unit_test(test_virtual_time), cmocka_unit_test(test_bad_data),
+        cmocka_unit_test(test_alone),        cmocka_unit_test(test_step_text),
+        cmocka_unit_test(test_device_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
