@@ -85,11 +85,10 @@ int32_t hlm_mlp_backward(struct hlm_builder *builder, const struct hlm_mlp *mlp,
  * biases are left out. A row per choice goes to the rank of its expert and comes back; the numbers
  * of rows go ahead. Rows at the experts lie by rank that sent them, then expert. */
 struct hlm_moe {
-    int64_t top_k, sent_rows, room, expert_rows; /* sent_rows: a row per choice; room: for those
-                                                    that come; expert_rows: for those at the experts
-                                                  */
-    int64_t ffn_size;                            /* of one expert on this rank */
-    int32_t num_experts;                         /* of this rank */
+    int64_t top_k, sent_rows;  /* a row per choice */
+    int64_t room, expert_rows; /* for the rows that come, and for those at the experts (etp) */
+    int64_t ffn_size;          /* of one expert on this rank */
+    int32_t num_experts;       /* of this rank */
     int32_t router, fc1, fc2;
     bool has_shared;
     struct hlm_mlp shared;

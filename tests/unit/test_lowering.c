@@ -312,6 +312,55 @@ static void padded_vocabulary_is_cut_with_its_real_columns(void **state)
     hlm_arena_free(arena);
 }
 
+/* --- experts --- */
+
+static int64_t rows_at_experts(struct hlm_arena *arena, const struct hlm_model *model, int32_t ep,
+                               enum hlm_routing routing)
+{
+    struct hlm_strategy strategy = tiny_strategy(model, 1, false, HLM_LOWERING_HLMPLAN);
+    strategy.dp = strategy.ep = ep;
+    const struct hlm_lowering_input input = {.model = model,
+                                             .strategy = &strategy,
+                                             .backend = HLM_BACKEND_CPU,
+                                             .ep_rank = ep - 1,
+                                             .routing = routing};
+    int64_t rows = 0;
+    for (int mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
+        const struct hlm_block *block = NULL;
+        struct hlm_err err;
+        check_ok(hlm_lowering_block(arena, &input, HLM_BLOCK_MOE, (enum hlm_recompute)mode, &block,
+                                    &err),
+                 &err);
+        hlm_block_check(block);
+        for (int32_t i = 0; i < block->num_forward; i++) {
+            rows = block->forward[i].kind == HLM_OP_GROUPED_GEMM ? block->forward[i].m : rows;
+        }
+    }
+    return rows;
+}
+
+/* Eight experts, two a row; a rank with one of them can get one choice of each row at most. */
+static void room_at_experts_follows_the_routing(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct hlm_model model = tiny_model(TINY_QWEN);
+    model.moe.num_experts = 8;
+    model.moe.top_k = 2;
+    const struct hlm_strategy strategy = tiny_strategy(&model, 1, false, HLM_LOWERING_HLMPLAN);
+    const int64_t rows = strategy.microbatch_size * strategy.seq_len;
+    for (int32_t ep = 1; ep <= 8; ep *= 2) {
+        assert_int_equal(rows_at_experts(arena, &model, ep, HLM_ROUTING_EVEN), 2 * rows);
+        assert_int_equal(rows_at_experts(arena, &model, ep, HLM_ROUTING_BALANCED), 2 * rows);
+        assert_int_equal(rows_at_experts(arena, &model, ep, HLM_ROUTING_TOPK),
+                         ep == 8 ? 8 * rows : 2 * ep * rows);
+    }
+    model.moe.top_k = 3; /* 3 / 8 of the rows for each expert, rounded up */
+    assert_int_equal(rows_at_experts(arena, &model, 4, HLM_ROUTING_BALANCED),
+                     8 * ((3 * rows + 7) / 8));
+    hlm_arena_free(arena);
+}
+
 /* --- refusals --- */
 
 static void refusals_name_the_feature(void **state)
@@ -492,6 +541,7 @@ int main(void)
         cmocka_unit_test(the_loss_is_counted_on_one_tp_rank),
         cmocka_unit_test(padded_vocabulary_is_cut_with_its_real_columns),
         cmocka_unit_test(refusals_name_the_feature),
+        cmocka_unit_test(room_at_experts_follows_the_routing),
         cmocka_unit_test(context_ranks_cut_the_rows),
         cmocka_unit_test(older_sets_have_their_attention),
         cmocka_unit_test(fp8_is_for_products),
