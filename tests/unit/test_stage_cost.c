@@ -94,6 +94,8 @@ static void parts_make_up_a_pass(void **state)
 static void sharing_hides_where_frameworks_hide_it(void **state)
 {
     struct scene *scene = *state;
+    const double whole_gather_s =
+        shared_layer_of(scene, HLM_LOWERING_HLMPLAN, 8, 3).forward.part[HLM_PART_DP_COMM];
     for (int set = 0; set < HLM_NUM_LOWERINGS; set++) {
         const enum hlm_lowering lowering = (enum hlm_lowering)set;
         const struct hlm_block_cost two = shared_layer_of(scene, lowering, 8, 2);
@@ -110,7 +112,7 @@ static void sharing_hides_where_frameworks_hide_it(void **state)
             assert_true(two.backward.part[HLM_PART_MEMORY_BOUND] >
                         none.backward.part[HLM_PART_MEMORY_BOUND]);
         } else {
-            assert_true(three.backward.part[HLM_PART_DP_COMM] < gather_s + reduce_s);
+            assert_true(gather_s < whole_gather_s);
         }
     }
 }
