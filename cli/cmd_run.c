@@ -21,9 +21,11 @@ static const char *const emulate_delay_texts[] = {
 #undef X
         NULL};
 
+static const char *const graphs_texts[] = {"auto", "off", NULL};
+
 struct run_options {
-    const char *plan, *hosts, *data, *output, *trace;
-    int backend, transport, emulate_delay, routing;
+    const char *plan, *hosts, *data, *products, *output, *trace;
+    int backend, transport, emulate_delay, routing, graphs;
     int64_t steps, warmup, seed, emulate_rank;
     bool virtual_time, json;
     double timeout_s;
@@ -79,6 +81,9 @@ static enum hlm_status check_options(struct hlm_arena *arena, const struct run_o
     if (options->data != NULL && access(options->data, R_OK) != 0) {
         return hlm_fail(err, HLM_INPUT, "%s: cannot be read", options->data);
     }
+    if (options->products != NULL && access(options->products, R_OK) != 0) {
+        return hlm_fail(err, HLM_INPUT, "%s: cannot be read", options->products);
+    }
     HLM_TRY(check_target(arena, options->output, err));
     return check_target(arena, options->trace, err);
 }
@@ -133,6 +138,12 @@ static enum hlm_status run_ranks(struct hlm_arena *arena, const struct run_optio
         args[n++] = "--data";
         args[n++] = absolute_path(arena, options->data);
     }
+    if (options->products != NULL) {
+        args[n++] = "--products";
+        args[n++] = absolute_path(arena, options->products);
+    }
+    args[n++] = "--graphs";
+    args[n++] = graphs_texts[options->graphs];
     if (options->virtual_time) {
         args[n++] = "--virtual-time";
     }
@@ -267,6 +278,20 @@ static const struct hlm_opt opts[] = {
      AT(data),
      .arg = "FILE",
      .help = "Text to train on, read as bytes; without it, synthetic tokens."},
+    {.name = "products",
+     .type = HLM_OPT_STRING,
+     AT(products),
+     .arg = "FILE",
+     .help = "products.json of a profile: algorithms for matrix products on GPUs, so that the run "
+             "does not time them again. Of another device or library, they are left aside."},
+    {.name = "graphs",
+     .type = HLM_OPT_ENUM,
+     AT(graphs),
+     .def = "auto",
+     .arg = "WHEN",
+     .enums = graphs_texts,
+     .help = "auto: on GPUs, a pass that has run twice is launched as one graph from then on; off: "
+             "operator by operator, always."},
     {.name = "steps",
      .type = HLM_OPT_INT64,
      AT(steps),

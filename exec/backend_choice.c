@@ -3,6 +3,7 @@
 #include <cblas.h>
 
 #include "exec/cuda_loader.h"
+#include "exec/profiler_choices.h"
 
 const char *const hlm_backend_choice_texts[] = {
 #define X(name, text) text,
@@ -26,8 +27,8 @@ static enum hlm_status choose_cuda(struct hlm_arena *arena, int32_t local_rank,
     HLM_TRY(cuda.module->backend_new(&options, &chosen.backend, err));
     const struct hlm_cuda_versions versions = cuda.module->versions();
     chosen.about = hlm_arena_printf(arena, "%s, driver %lld, CUDA %lld, cuBLAS %lld", device.name,
-                                      (long long)versions.driver, (long long)versions.runtime,
-                                      (long long)versions.cublas);
+                                    (long long)versions.driver, (long long)versions.runtime,
+                                    (long long)versions.cublas);
     *out = chosen;
     return HLM_OK;
 }
@@ -58,4 +59,19 @@ enum hlm_status hlm_backend_choose(struct hlm_arena *arena, enum hlm_backend_cho
         return status;
     }
     return choose_cpu(arena, hlm_arena_strdup(arena, closed.text), out, err);
+}
+
+enum hlm_status hlm_backend_use_products(struct hlm_arena *arena,
+                                         const struct hlm_chosen_backend *chosen, const char *path,
+                                         const char **why_not, struct hlm_err *err)
+{
+    struct hlm_cuda_choices choices;
+    struct hlm_err refused = {0};
+    *why_not = NULL;
+    HLM_TRY(hlm_profiler_choices_read(arena, path, &choices, err));
+    if (chosen->cuda != NULL &&
+        chosen->cuda->use_choices(chosen->backend, &choices, &refused) != HLM_OK) {
+        *why_not = hlm_arena_strdup(arena, refused.text);
+    }
+    return HLM_OK;
 }

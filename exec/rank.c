@@ -138,6 +138,7 @@ static enum hlm_status make_rank(struct hlm_arena *arena, struct rank *rank,
     HLM_TRY(hlm_runner_new(arena, rank->state, rank->comm, data, &config->optimizer,
                            timeout_s(config), &rank->runner, err));
     hlm_runner_watch(rank->runner, watch, rank);
+    hlm_runner_use_graphs(rank->runner, !config->without_graphs);
     if (is_alone(rank)) {
         hlm_comm_emulate_alive(rank->comm, alive, rank);
     }

@@ -19,6 +19,7 @@ struct hlm_rank_config {
     struct hlm_optimizer optimizer;
     bool virtual_time;
     enum hlm_routing routing; /* of rows to experts: HLM_ROUTING_TOPK or HLM_ROUTING_BALANCED */
+    bool without_graphs;      /* hlm_runner_use_graphs */
     double timeout_s;         /* of waits for other ranks (hlm_runner_new); 0: 60 s */
     /* Not HLM_RECORD_ALL_RANKS: the transport is an hlm_comm_emulate that waits, or does not. */
     enum hlm_record_emulation emulation;

@@ -22,9 +22,11 @@ static const char *const emulate_delay_texts[] = {
 #undef X
         NULL};
 
+static const char *const graphs_texts[] = {"auto", "off", NULL};
+
 struct rank_options {
-    const char *plan, *data, *output, *profile;
-    int backend, transport, emulate_delay, routing;
+    const char *plan, *data, *output, *profile, *products;
+    int backend, transport, emulate_delay, routing, graphs;
     int64_t steps, warmup, seed, ranks, emulate_rank;
     bool virtual_time, quick, count_gpus;
     double timeout_s;
@@ -62,6 +64,18 @@ static const struct hlm_opt options_table[] = {
      .enums = hlm_transport_texts,
      .help = "how ranks talk; auto: as threads of this process, or where a launcher has started "
              "one of them, over NCCL or MPI"},
+    {.name = "products",
+     .type = HLM_OPT_STRING,
+     AT(products),
+     .arg = "FILE",
+     .help = "algorithms for products that a profile has kept"},
+    {.name = "graphs",
+     .type = HLM_OPT_ENUM,
+     AT(graphs),
+     .def = "auto",
+     .arg = "WHEN",
+     .enums = graphs_texts,
+     .help = "passes as graphs: where the backend has them, or never"},
     {.name = "data",
      .type = HLM_OPT_STRING,
      AT(data),
@@ -212,6 +226,7 @@ static struct hlm_rank_config rank_config(const struct job *job,
         .optimizer = hlm_optimizer_default,
         .virtual_time = options->virtual_time,
         .routing = routing_of(options),
+        .without_graphs = options->graphs != 0,
         .timeout_s = options->timeout_s,
         .emulation = emulation_of(job),
         .backend = chosen->name,
@@ -243,6 +258,21 @@ static void tell(struct hlm_heartbeat *heartbeat, const char *before, const char
     }
 }
 
+static enum hlm_status use_products(struct hlm_arena *arena, const struct job *job,
+                                    const struct hlm_comm *comm, struct hlm_heartbeat *heartbeat,
+                                    const struct hlm_chosen_backend *chosen, struct hlm_err *err)
+{
+    const char *why_not = NULL;
+    if (job->options->products == NULL) {
+        return HLM_OK;
+    }
+    HLM_TRY(hlm_backend_use_products(arena, chosen, job->options->products, &why_not, err));
+    if (place_of(job, comm) == 0) {
+        tell(heartbeat, "timing products anew: ", why_not);
+    }
+    return HLM_OK;
+}
+
 static enum hlm_status run_rank(struct hlm_arena *arena, const struct job *job,
                                 struct hlm_comm *comm, struct hlm_heartbeat *heartbeat,
                                 const struct hlm_chosen_backend *chosen, struct hlm_err *err)
@@ -260,6 +290,7 @@ static enum hlm_status run_rank(struct hlm_arena *arena, const struct job *job,
                                                    .max_bytes = MAX_COLLECTIVE_BYTES};
         return hlm_profiler_run(arena, &config, chosen->backend, comm, heartbeat, err);
     }
+    HLM_TRY(use_products(arena, job, comm, heartbeat, chosen, err));
     const struct hlm_rank_config config = rank_config(job, chosen);
     const struct hlm_measurement *measurement = NULL;
     HLM_TRY(hlm_rank_run(arena, &config, chosen->backend, comm, heartbeat, &measurement, err));

@@ -69,7 +69,7 @@ static enum hlm_status begin_step(struct hlm_runner *runner, int64_t step, struc
     const int64_t batch = state->plan->strategy.global_batch_size;
     runner->step = step;
     runner->num_events = 0;
-    runner->num_reduced = runner->num_reductions = 0;
+    runner->num_reduced = 0;
     forget_microbatches(runner);
     runner->loss_scale = 1.0 / (double)hlm_data_num_targets(runner->data, step * batch, batch);
     hlm_runner_make_data(runner);
@@ -104,6 +104,9 @@ static enum hlm_status end_step(struct hlm_runner *runner, struct hlm_run_step *
     HLM_TRY(state->backend->ops->download(state->queue, &loss, state->loss, sizeof(loss), err));
     HLM_TRY(hlm_exchange_step_end(runner->exchange, err));
     hlm_runner_finish_events(runner);
+    if (runner->marks != NULL) {
+        out->wall_s = runner->events[runner->num_events - 1].end_s;
+    }
     HLM_TRY(hlm_exchange_host_sum(runner->exchange, HLM_GROUP_WORLD, &loss, 1,
                                   "all_reduce of the loss", err));
     if (!isfinite(loss)) {
@@ -154,8 +157,6 @@ static void make_stages(struct hlm_arena *arena, struct hlm_runner *runner)
 {
     const struct hlm_state *state = runner->state;
     runner->stages = HLM_ARENA_ARRAY(arena, struct hlm_runner_stage, state->num_stages);
-    runner->reductions = HLM_ARENA_ARRAY(arena, struct hlm_transfer *,
-                                         HLM_RUNNER_MAX_REDUCTIONS * (int64_t)state->num_stages);
     for (int32_t s = 0; s < state->num_stages; s++) {
         const struct hlm_state_stage *stage = &state->stages[s];
         runner->stages[s] = (struct hlm_runner_stage){

@@ -8,9 +8,7 @@
  * are neighbours on this rank exchange by a copy.
  *
  * A backend that takes lists is given all operators between two collectives at once, arranged by
- * exec/fusion.h; one that has graphs replays them from the third use of a slot on. Gradients of a
- * stage are reduced from its last backward on, over a stream-ordered transport beside the passes
- * that other stages of the rank still have; the last reduction waits for all.
+ * exec/fusion.h; one that has graphs replays them from the third use of a slot on.
  *
  * Receives are posted where the schedule has them, as far as there is room: a gradient always (it
  * comes to where the stage's output stood), an activation when a slot is free; else where its

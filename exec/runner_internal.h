@@ -83,9 +83,6 @@ struct hlm_runner {
     void *pixels;              /* in the dtype of the state */
     double loss_scale;
     int32_t num_reduced; /* stages in this step */
-    /* Reductions of gradients on their way beside computing. */
-    struct hlm_transfer **reductions; /* [HLM_RUNNER_MAX_REDUCTIONS * state->num_stages] */
-    int32_t num_reductions;
     int64_t step;
     double step_start_s, last_norm;
     const char *action_text;         /* of what runs, NULL: between actions */
@@ -93,9 +90,6 @@ struct hlm_runner {
     hlm_runner_watch_fn *watch;
     void *watch_context;
 };
-
-/* Of one stage: over tp, dp and edp, and of the shared table's copies. */
-enum { HLM_RUNNER_MAX_REDUCTIONS = 4 };
 
 /* Uploaded before a sum is made; outlives the queue's reading of it. */
 extern const double hlm_runner_no_sum;

@@ -3,7 +3,6 @@
 
 #include "exec/runner_internal.h"
 
-/* Beside computing, which has done with these gradients. */
 static enum hlm_status reduce_slab(struct hlm_runner *runner, enum hlm_op_kind kind,
                                    enum hlm_group group, float *in, float *out, int64_t whole,
                                    struct hlm_err *err)
@@ -13,21 +12,7 @@ static enum hlm_status reduce_slab(struct hlm_runner *runner, enum hlm_op_kind k
     }
     const struct hlm_op op = {
         .kind = kind, .group = group, .dtype = HLM_DTYPE_FP32, .m = whole, .n = 1};
-    struct hlm_transfer *transfer = NULL;
-    HLM_TRY(hlm_exchange_start(runner->exchange, &op, in, out, &transfer, err));
-    if (transfer != NULL) {
-        runner->reductions[runner->num_reductions++] = transfer;
-    }
-    return HLM_OK;
-}
-
-static enum hlm_status wait_reductions(struct hlm_runner *runner, struct hlm_err *err)
-{
-    for (int32_t i = 0; i < runner->num_reductions; i++) {
-        HLM_TRY(hlm_exchange_wait(runner->exchange, &runner->reductions[i], err));
-    }
-    runner->num_reductions = 0;
-    return HLM_OK;
+    return hlm_exchange_collective(runner->exchange, &op, in, out, err);
 }
 
 /* The token table, where embedding and head share it: two ranks have a copy each, or one rank has
@@ -86,8 +71,7 @@ static enum hlm_status reduce_stage(struct hlm_runner *runner, const struct hlm_
 }
 
 /* The stage with the shared table goes last: the other stage that uses it, here or on another rank
- * that may still wait for this one's backwards, has then finished too. The last reduction waits for
- * all: what is left of them then is not hidden by computing. */
+ * that may still wait for this one's backwards, has then finished too. */
 enum hlm_status hlm_runner_reduce(struct hlm_runner *runner, struct hlm_action action,
                                   struct hlm_err *err)
 {
@@ -98,11 +82,9 @@ enum hlm_status hlm_runner_reduce(struct hlm_runner *runner, struct hlm_action a
     if (index != postponed) {
         HLM_TRY(reduce_stage(runner, &state->stages[index], err));
     }
-    if (runner->num_reduced < state->num_stages) {
-        return HLM_OK;
-    }
-    HLM_TRY(postponed >= 0 ? reduce_stage(runner, &state->stages[postponed], err) : HLM_OK);
-    return wait_reductions(runner, err);
+    return postponed >= 0 && runner->num_reduced == state->num_stages
+               ? reduce_stage(runner, &state->stages[postponed], err)
+               : HLM_OK;
 }
 
 /* The part of a parameter that this rank updates: elements [first, first + count) of the slab. */
@@ -293,5 +275,5 @@ enum hlm_status hlm_runner_optimize(struct hlm_runner *runner, struct hlm_err *e
         HLM_TRY(gather_params(runner, &state->stages[s], err));
         HLM_TRY(clear_grads(runner, &state->stages[s], err));
     }
-    return hlm_exchange_sync(runner->exchange, err);
+    return runner->marks != NULL ? HLM_OK : hlm_exchange_sync(runner->exchange, err);
 }

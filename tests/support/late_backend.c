@@ -65,6 +65,7 @@ struct hlm_queue {
     struct late *late;
     struct hlm_queue *inner; /* made and used by the worker */
     pthread_t owner, worker;
+    pthread_cond_t has_work; /* for the worker alone: few threads wait for device->changed */
     struct task *first, *last;
     int64_t num_pushed, num_done;
     bool ready, ends;
@@ -192,7 +193,7 @@ static struct task *next_task(struct hlm_queue *queue)
 {
     lock(queue->late);
     while (queue->first == NULL && !queue->ends) {
-        wait_for_change(queue->late);
+        HLM_ASSERT(pthread_cond_wait(&queue->has_work, &queue->late->device->mutex) == 0);
     }
     struct task *task = queue->first;
     if (task != NULL) {
@@ -266,7 +267,7 @@ static void push(struct hlm_queue *queue, const struct task *task)
     lock(queue->late);
     append(&queue->first, &queue->last, task);
     queue->num_pushed++;
-    tell_change(queue->late);
+    HLM_ASSERT(pthread_cond_signal(&queue->has_work) == 0);
     unlock(queue->late);
 }
 
@@ -279,6 +280,7 @@ static enum hlm_status queue_new(struct hlm_backend *backend, struct hlm_queue *
     struct hlm_queue *queue = checked_calloc(sizeof *queue);
     queue->late = late;
     queue->owner = pthread_self();
+    HLM_ASSERT(pthread_cond_init(&queue->has_work, NULL) == 0);
     lock(late);
     queue->key = hlm_rng_bits(late->seed, (uint64_t)late->num_queues++);
     HLM_ASSERT(pthread_create(&queue->worker, NULL, work, queue) == 0);
@@ -290,6 +292,7 @@ static enum hlm_status queue_new(struct hlm_backend *backend, struct hlm_queue *
         const enum hlm_status status = queue->status;
         *err = queue->err;
         HLM_ASSERT(pthread_join(queue->worker, NULL) == 0);
+        HLM_ASSERT(pthread_cond_destroy(&queue->has_work) == 0);
         free(queue);
         return status;
     }
@@ -305,9 +308,10 @@ static void queue_free(struct hlm_queue *queue)
     HLM_ASSERT(pthread_equal(queue->owner, pthread_self()));
     lock(queue->late);
     queue->ends = true;
-    tell_change(queue->late);
+    HLM_ASSERT(pthread_cond_signal(&queue->has_work) == 0);
     unlock(queue->late);
     HLM_ASSERT(pthread_join(queue->worker, NULL) == 0);
+    HLM_ASSERT(pthread_cond_destroy(&queue->has_work) == 0);
     free(queue);
 }
 

@@ -39,13 +39,16 @@ static void hold(struct transport *self)
     late_backend_hold(self->queue, &self->stopped, self->delay_s);
 }
 
-/* data = the sum of `size` equal ones. */
+/* data = the sum of `size` equal ones, a power of two. */
 static enum hlm_status multiply(struct transport *self, void *data, int64_t count,
                                 enum hlm_wire type, int32_t size, struct hlm_err *err)
 {
-    HLM_ASSERT(size == 2);
-    return self->backend->ops->combine(self->queue, data, data, data, count, type, HLM_REDUCE_SUM,
-                                       err);
+    for (int32_t left = size; left > 1; left /= 2) {
+        HLM_ASSERT(left % 2 == 0);
+        HLM_TRY(self->backend->ops->combine(self->queue, data, data, data, count, type,
+                                            HLM_REDUCE_SUM, err));
+    }
+    return HLM_OK;
 }
 
 static enum hlm_status all_reduce(struct hlm_comm *comm, enum hlm_group group, void *data,

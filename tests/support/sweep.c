@@ -14,7 +14,7 @@ struct sweep sweep_new(const char *name, int32_t num_layers, int64_t global_batc
 struct sweep sweep_new_of_length(const char *name, int32_t num_layers, int64_t global_batch_size,
                                  int64_t seq_len)
 {
-    struct sweep sweep = {.arena = hlm_arena_new(), .name = name};
+    struct sweep sweep = {.arena = hlm_arena_new(), .name = name, .num_steps = NUM_STEPS};
     sweep.golden = *golden_read(sweep.arena, name);
     struct golden *golden = &sweep.golden;
     golden->model.num_layers = num_layers > 0 ? num_layers : golden->model.num_layers;
@@ -43,8 +43,8 @@ void sweep_check(struct sweep *sweep, const struct golden_layout *layout, train_
         return; /* not legal for this model (sp rows that tp does not divide), or priced only */
     }
     const struct train_result result =
-        train_run(sweep->arena, plan, (uint64_t)golden->seed, NUM_STEPS, backend, NULL);
-    for (int32_t step = 0; step < NUM_STEPS; step++) {
+        train_run(sweep->arena, plan, (uint64_t)golden->seed, sweep->num_steps, backend, NULL);
+    for (int32_t step = 0; step < sweep->num_steps; step++) {
         const double loss = result.losses[step], expected = sweep->reference.losses[step];
         const double norm = result.grad_norms[step], one = sweep->reference.grad_norms[step];
         if (!(fabs(norm - one) <= 10.0 * tolerance * one)) {

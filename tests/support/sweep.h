@@ -9,6 +9,7 @@ struct sweep {
     const char *name;
     struct golden golden;          /* its model and sizes; no numbers are used */
     struct train_result reference; /* of one rank */
+    int32_t num_steps;             /* of every layout: 5, fewer where a test says so */
     int32_t num_run;
 };
 
@@ -19,7 +20,7 @@ struct sweep sweep_new_of_length(const char *name, int32_t num_layers, int64_t g
                                  int64_t seq_len);
 void sweep_free(struct sweep *sweep);
 
-/* Five steps of a layout: fails the test where a loss is not that of one rank to 1e-5. Passes over
+/* The steps of a layout: fails the test where a loss is not that of one rank to 1e-5. Passes over
  * what is not legal for the model. */
 void sweep_check(struct sweep *sweep, const struct golden_layout *layout,
                  train_backend_fn *backend);

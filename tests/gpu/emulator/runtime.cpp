@@ -21,6 +21,8 @@ struct emulated_event {
     double seconds;
 };
 
+static const int EMULATED_CUDA_VERSION = 13000;
+
 static double now_s()
 {
     timespec now;
@@ -104,9 +106,27 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
     return cudaSuccess;
 }
 
+cudaError_t cudaDriverGetVersion(int *version)
+{
+    *version = EMULATED_CUDA_VERSION;
+    return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int *version)
+{
+    *version = EMULATED_CUDA_VERSION;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceCount(int *count)
+{
+    *count = 1;
+    return cudaSuccess;
+}
+
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *out, int device)
 {
-    *out = {"emulated", 9, 0, 4};
+    *out = {"emulated", 9, 0, 4, 0, 0, 0};
     return cudaSetDevice(device);
 }
 
