@@ -83,27 +83,27 @@ static void gpt2(void **state)
 static void llama(void **state)
 {
     (void)state;
-    sweep_model("llama", 8, 1, 30, hlm_backend_cpu_new);
+    sweep_model("llama", 8, 2, 20, hlm_backend_cpu_new);
 }
 
 /* Post-norm: the embedding has norms too. */
 static void bert(void **state)
 {
     (void)state;
-    sweep_model("bert", 8, 1, 30, hlm_backend_cpu_new);
+    sweep_model("bert", 8, 2, 20, hlm_backend_cpu_new);
 }
 
 static void late(void **state)
 {
     (void)state;
-    sweep_model("gpt2", 8, 3, 12, sweep_late_backend);
+    sweep_model("gpt2", 8, 5, 8, sweep_late_backend);
 }
 
 /* Collectives on queues of their own. */
 static void stream_ordered(void **state)
 {
     (void)state;
-    sweep_model("gpt2", 8, 4, 10, NULL);
+    sweep_model("gpt2", 8, 6, 8, NULL);
 }
 
 int main(void)
