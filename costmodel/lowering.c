@@ -87,7 +87,7 @@ static const struct hlm_lowering_traits traits[HLM_NUM_LOWERINGS] = {
  * fragments_frac: 15 % on average over training runs on A100 (GMLake, arXiv 2401.08156, abstract).
  */
 static const struct hlm_framework frameworks[HLM_NUM_LOWERINGS] = {
-    [HLM_LOWERING_HLMPLAN] = {.host_per_launch = 1.0},
+    [HLM_LOWERING_HLMPLAN] = {.shares_in_turn = true, .host_per_launch = 1.0},
     [HLM_LOWERING_MEGATRON] = {.splits_messages = true,
                                .overlaps_dp = true,
                                .sends_rows_once = true,
@@ -158,7 +158,6 @@ FEATURE(has_mtp, model->mtp_layers > 0)
 FEATURE(has_copied_kv, model->num_kv_heads % strategy->tp != 0)
 FEATURE(has_other_expert_dtype, model->moe.num_experts > 0 && strategy->dtype != HLM_DTYPE_FP32)
 FEATURE(has_etp, model->moe.num_experts > 0 && strategy->etp > 1)
-FEATURE(has_zero2, strategy->zero > 1)
 FEATURE(has_zero_part, strategy->zero > 0 && strategy->zero_group < strategy->dp)
 FEATURE(has_foreign_lowering, strategy->lowering != HLM_LOWERING_HLMPLAN)
 FEATURE(has_other_dtype, strategy->dtype != HLM_DTYPE_FP32 && strategy->dtype != HLM_DTYPE_BF16)
@@ -193,7 +192,6 @@ static const struct feature not_run[] = {
     {"sliding attention window", has_window},
     {"multi-token prediction", has_mtp},
     {"key and value heads copied over tp (num_kv_heads no multiple of tp)", has_copied_kv},
-    {"zero stage 2 or 3", has_zero2},
     {"states shared by a part of dp (zero_group < dp)", has_zero_part},
     {"a lowering set other than hlmplan", has_foreign_lowering},
     {"a dtype other than fp32 and bf16", has_other_dtype},

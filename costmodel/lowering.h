@@ -68,6 +68,8 @@ struct hlm_framework {
                              behind the receive (Narayanan et al. 2021, section 4.1) */
     bool overlaps_dp; /* gradients are reduced beside the last backward, parameters gathered beside
                          the first forward */
+    bool shares_in_turn; /* from ZeRO-2 on: blocks are shared as in costmodel/shards.h, nothing runs
+                            beside that; else it hides behind the passes */
     bool sends_rows_once; /* experts' exchange crosses nodes once per row (hlm_collective_dispatch)
                            */
     /* Host seconds per operator, over the device's launch overhead (one operator of eager PyTorch):

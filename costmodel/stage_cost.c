@@ -4,6 +4,7 @@
 
 #include "base/fmt.h"
 #include "costmodel/data_parallel.h"
+#include "costmodel/shards.h"
 
 static const char *const part_texts[] = {
 #define X(name, text) text,
@@ -188,12 +189,9 @@ static void add_exposed(struct hlm_pass_cost *pass, double comm_s)
  * block in front of it; ZeRO-3 also gathers the block's parameters for both passes, beside the pass
  * of its neighbour. Blocks of a model are alike, so each hides behind itself. Two blocks are whole
  * at a time, one of them with its gradients. */
-static void share_block(const struct hlm_pricer *pricer, struct hlm_block_cost *out)
+static void share_beside(const struct hlm_pricer *pricer, struct hlm_block_cost *out)
 {
     const struct hlm_strategy *strategy = pricer->strategy;
-    if (strategy->zero < 2) {
-        return;
-    }
     const struct hlm_dp_slab slab = {.strategy = strategy,
                                      .cluster = pricer->cluster,
                                      .device_group = pricer->device_group,
@@ -209,6 +207,125 @@ static void share_block(const struct hlm_pricer *pricer, struct hlm_block_cost *
     double bytes = hlm_dtype_bytes(strategy->grad_dtype);
     bytes += strategy->zero >= 3 ? 2.0 * hlm_dtype_bytes(hlm_dtype_storage(strategy->dtype)) : 0.0;
     out->transient_bytes += align_bytes((double)out->num_elements * bytes);
+}
+
+static double slab_op_s(const struct hlm_device *device, const struct hlm_strategy *strategy,
+                        enum hlm_op_kind kind, double num_elements, double bytes_per_element,
+                        double flops_per_element)
+{
+    if (num_elements <= 0.0) {
+        return 0.0;
+    }
+    const struct hlm_op op = {.kind = kind,
+                              .dtype = hlm_dtype_storage(strategy->dtype),
+                              .m = (int64_t)num_elements,
+                              .n = 1,
+                              .bytes = num_elements * bytes_per_element,
+                              .flops = num_elements * flops_per_element};
+    return hlm_kernel_seconds(device, &op);
+}
+
+static double slab_collective_s(const struct hlm_pricer *pricer, enum hlm_group group,
+                                enum hlm_collective op, int64_t num_elements, double element_bytes,
+                                int32_t stage)
+{
+    if (num_elements == 0) {
+        return 0.0;
+    }
+    const struct hlm_group_shape shape =
+        hlm_layout_shape(pricer->strategy, group, pricer->cluster, stage);
+    return hlm_collective_seconds(pricer->cluster, pricer->device_group, op,
+                                  (double)num_elements * element_bytes, shape);
+}
+
+static struct hlm_dp_slab unit_slab(const struct hlm_pricer *pricer,
+                                    const struct hlm_block_shards *shards, int32_t kind)
+{
+    const int64_t num_elements = shards->units[kind].num_padded;
+    return (struct hlm_dp_slab){.strategy = pricer->strategy,
+                                .cluster = pricer->cluster,
+                                .device_group = pricer->device_group,
+                                .stage = pricer->stage,
+                                .num_elements = num_elements,
+                                .num_expert_elements = kind == HLM_SHARD_EXPERT ? num_elements : 0};
+}
+
+/* What a pass does for the shards of its block, one behind the other: it gathers what it reads,
+ * clears what it writes, reduces that and adds it to the shard. */
+static void add_shards(const struct hlm_pricer *pricer, const struct hlm_block_shards *shards,
+                       int32_t pass, struct hlm_pass_cost *out)
+{
+    const struct hlm_strategy *strategy = pricer->strategy;
+    const struct hlm_device *device = &pricer->cluster->groups[pricer->device_group].device;
+    const double grad = hlm_dtype_bytes(strategy->grad_dtype);
+    double comm_s = 0.0, work_s = 0.0;
+    for (int32_t kind = 0; kind < HLM_NUM_SHARD_KINDS; kind++) {
+        const struct hlm_shard_unit *unit = &shards->units[kind];
+        const struct hlm_dp_slab slab = unit_slab(pricer, shards, kind);
+        if (strategy->zero >= 3 && (shards->read[pass] & (1U << kind)) != 0) {
+            comm_s += hlm_dp_gather_s(&slab);
+        }
+        if ((shards->written[pass] & (1U << kind)) != 0) {
+            comm_s += hlm_dp_reduce_s(&slab);
+            work_s +=
+                slab_op_s(device, strategy, HLM_OP_FILL_ZERO, (double)unit->num_padded, grad, 0.0) +
+                slab_op_s(device, strategy, HLM_OP_ADD, (double)unit->num_own, 3.0 * grad, 1.0);
+        }
+    }
+    out->part[HLM_PART_DP_COMM] += comm_s;
+    out->part[HLM_PART_MEMORY_BOUND] += work_s;
+    out->seconds += comm_s + work_s;
+}
+
+/* What a step does once for the shards of a block. */
+static void price_shards(const struct hlm_pricer *pricer, const struct hlm_block_shards *shards,
+                         struct hlm_block_cost *out)
+{
+    const struct hlm_strategy *strategy = pricer->strategy;
+    out->num_padded = out->num_padded_expert = 0;
+    for (int32_t kind = 0; kind < HLM_NUM_SHARD_KINDS; kind++) {
+        const struct hlm_shard_unit *unit = &shards->units[kind];
+        const int64_t summed =
+            unit->num_sum_over_tp < unit->num_own ? unit->num_sum_over_tp : unit->num_own;
+        const struct hlm_dp_slab slab = unit_slab(pricer, shards, kind);
+        if (kind == HLM_SHARD_TABLE && shards->borrows_table) {
+            continue;
+        }
+        out->num_padded += unit->num_padded;
+        out->num_padded_expert += kind == HLM_SHARD_EXPERT ? unit->num_padded : 0;
+        out->shard_gather_s += strategy->zero < 3 ? hlm_dp_gather_s(&slab) : 0.0;
+        out->shard_reduce_s +=
+            slab_collective_s(pricer, HLM_GROUP_TP, HLM_ALL_REDUCE, summed,
+                              hlm_dtype_bytes(strategy->grad_dtype), pricer->stage);
+    }
+}
+
+/* Set hlmplan: as its executor does it. */
+static void share_in_turn(const struct hlm_pricer *pricer, const struct hlm_block *block,
+                          struct hlm_block_cost *out)
+{
+    struct hlm_block_shards shards;
+    hlm_block_shards(block, pricer->strategy, pricer->model->tied_embeddings, &shards);
+    add_shards(pricer, &shards, HLM_SHARD_FORWARD, &out->forward);
+    add_shards(pricer, &shards, HLM_SHARD_BACKWARD, &out->backward);
+    add_shards(pricer, &shards, HLM_SHARD_WEIGHT_GRAD, &out->backward);
+    add_shards(pricer, &shards, HLM_SHARD_BACKWARD, &out->input_grad);
+    add_shards(pricer, &shards, HLM_SHARD_WEIGHT_GRAD, &out->weight_grad);
+    price_shards(pricer, &shards, out);
+    const struct hlm_shards_whole whole = hlm_shards_whole(&shards, pricer->strategy);
+    out->transient_bytes += whole.params_bytes + whole.grads_bytes;
+}
+
+static void share_block(const struct hlm_pricer *pricer, const struct hlm_block *block,
+                        struct hlm_block_cost *out)
+{
+    out->num_padded = out->num_elements;
+    out->num_padded_expert = out->num_expert_elements;
+    if (hlm_shards_apply(pricer->strategy)) {
+        share_in_turn(pricer, block, out);
+    } else if (pricer->strategy->zero >= 2) {
+        share_beside(pricer, out);
+    }
 }
 
 static void add_jitter(const struct hlm_strategy *strategy, struct hlm_pass_cost *pass)
@@ -254,7 +371,7 @@ static void price_block(struct hlm_arena *arena, const struct hlm_pricer *pricer
         const struct hlm_param *param = &block->params[i];
         out->num_sum_over_tp += param->sum_over_tp ? param->rows * param->cols : 0;
     }
-    share_block(pricer, out);
+    share_block(pricer, block, out);
     out->slot_bytes = with_fragments(pricer->strategy, out->slot_bytes);
     out->transient_bytes = with_fragments(pricer->strategy, out->transient_bytes);
     struct hlm_pass_cost *const passes[] = {&out->forward, &out->backward, &out->input_grad,
@@ -405,23 +522,14 @@ static void stage_add(struct hlm_stage_cost *stage, const struct hlm_block_cost 
     stage->slot_bytes += count * block->slot_bytes;
     stage->num_elements += count * block->num_elements;
     stage->num_expert_elements += count * block->num_expert_elements;
+    stage->num_padded += count * block->num_padded;
+    stage->num_padded_expert += count * block->num_padded_expert;
+    stage->reduce_s += count * block->shard_reduce_s;
+    stage->gather_s += count * block->shard_gather_s;
     *sum_over_tp += count * block->num_sum_over_tp;
     if (count > 0 && block->transient_bytes > stage->transient_bytes) {
         stage->transient_bytes = block->transient_bytes;
     }
-}
-
-static double slab_collective_s(const struct hlm_pricer *pricer, enum hlm_group group,
-                                enum hlm_collective op, int64_t num_elements, double element_bytes,
-                                int32_t stage)
-{
-    if (num_elements == 0) {
-        return 0.0;
-    }
-    const struct hlm_group_shape shape =
-        hlm_layout_shape(pricer->strategy, group, pricer->cluster, stage);
-    return hlm_collective_seconds(pricer->cluster, pricer->device_group, op,
-                                  (double)num_elements * element_bytes, shape);
 }
 
 static struct hlm_dp_slab stage_slab(const struct hlm_pricer *pricer,
@@ -449,22 +557,6 @@ static double stage_reduce_s(const struct hlm_pricer *pricer, const struct hlm_s
     return norms_s + (hlm_lowering_framework(strategy->lowering)->overlaps_dp
                           ? hlm_dp_exposed_parts_s(window->backward_s, reduce_s, window->num_blocks)
                           : reduce_s);
-}
-
-static double slab_op_s(const struct hlm_device *device, const struct hlm_strategy *strategy,
-                        enum hlm_op_kind kind, double num_elements, double bytes_per_element,
-                        double flops_per_element)
-{
-    if (num_elements <= 0.0) {
-        return 0.0;
-    }
-    const struct hlm_op op = {.kind = kind,
-                              .dtype = hlm_dtype_storage(strategy->dtype),
-                              .m = (int64_t)num_elements,
-                              .n = 1,
-                              .bytes = num_elements * bytes_per_element,
-                              .flops = num_elements * flops_per_element};
-    return hlm_kernel_seconds(device, &op);
 }
 
 double hlm_adamw_bytes_per_element(const struct hlm_strategy *strategy)
@@ -536,11 +628,12 @@ void hlm_stage_cost(const struct hlm_pricer *pricer, const struct hlm_stage_shap
     if (shape->head) {
         stage_add_kind(pricer, HLM_BLOCK_HEAD, one, out, &window, &sum_over_tp);
     }
-    out->reduce_s = stage_reduce_s(pricer, out, &window, sum_over_tp, shape->stage);
-    out->gather_s = stage_gather_s(pricer, out, &window, shape->stage);
+    if (!hlm_shards_apply(pricer->strategy)) {
+        out->reduce_s = stage_reduce_s(pricer, out, &window, sum_over_tp, shape->stage);
+        out->gather_s = stage_gather_s(pricer, out, &window, shape->stage);
+    }
     out->optimizer_s = stage_update_s(pricer, out) + out->gather_s;
-    hlm_memory_static(pricer->strategy, out->num_elements, out->num_expert_elements,
-                      out->static_bytes);
+    hlm_memory_static(pricer->strategy, out->num_padded, out->num_padded_expert, out->static_bytes);
     const int64_t boundary = align_bytes((double)pricer->boundary_bytes);
     const bool split = hlm_schedule_splits(pricer->strategy->schedule);
     if (pricer->strategy->lowering == HLM_LOWERING_HLMPLAN) {
@@ -644,7 +737,7 @@ static double norm_sum_s(const struct hlm_pricer *pricer)
     return slowest_s + between_s;
 }
 
-/* Both copies of the tied table get the sum of their gradients: a ring of two. */
+/* Both copies of the tied table, or their shards, get the sum of their gradients: a ring of two. */
 static double tied_sum_s(const struct hlm_pricer *pricer)
 {
     const struct hlm_strategy *strategy = pricer->strategy;
@@ -656,7 +749,9 @@ static double tied_sum_s(const struct hlm_pricer *pricer)
     const int32_t last = hlm_layout_device_group(strategy, pricer->cluster, last_stage);
     const int32_t tp = hlm_strategy_at(strategy, 0).tp;
     const int64_t rows = hlm_model_padded_vocab(pricer->model, tp) / tp;
-    const int64_t count = rows * pricer->model->hidden_size;
+    const int64_t whole = rows * pricer->model->hidden_size;
+    const int64_t shards = hlm_shards_apply(strategy) ? hlm_dp_shards(strategy, HLM_GROUP_DP) : 1;
+    const int64_t count = (whole + shards - 1) / shards;
     const double element_bytes = hlm_dtype_bytes(strategy->grad_dtype);
     if (first == last) {
         return slab_collective_s(pricer, HLM_GROUP_EMBEDDING, HLM_ALL_REDUCE, count, element_bytes,

@@ -8,7 +8,8 @@
  * and exposed collectives, the host takes host_per_launch (of the set) * the device's launch
  * overhead a kernel; the part by which the host is slower is HOST. An operator with overlaps_next
  * hides behind the compute operators that follow it in the pass until one reads its result; the
- * ring of context parallelism behind its attention; ZeRO-2 and 3 behind the pass (data_parallel.h).
+ * ring of context parallelism behind its attention; ZeRO-2 and 3 behind the pass (data_parallel.h),
+ * in set hlmplan behind nothing (shards.h).
  */
 #ifndef HLM_COSTMODEL_STAGE_COST_H
 #define HLM_COSTMODEL_STAGE_COST_H
@@ -57,6 +58,11 @@ struct hlm_block_cost {
     int64_t transient_bytes;                   /* more of the two passes */
     int64_t num_elements, num_expert_elements; /* parameters of this rank */
     int64_t num_sum_over_tp;                   /* elements whose gradient is summed over tp (sp) */
+    /* The same elements where blocks are shared (costmodel/shards.h), with padding; else equal. And
+     * what a step then does once: the sum of shards over tp, and the gather of parameters (ZeRO-2).
+     */
+    int64_t num_padded, num_padded_expert;
+    double shard_reduce_s, shard_gather_s;
     int64_t num_kernels_forward, num_kernels_backward;
 };
 
@@ -100,6 +106,7 @@ struct hlm_stage_cost {
     double optimizer_s; /* gradient norm's sum, update, zeroing, gather_s */
     double gather_s;    /* ZeRO-1 and 2: gather of parameters, exposed; 0 otherwise */
     int64_t num_elements, num_expert_elements;
+    int64_t num_padded, num_padded_expert; /* sums of the blocks' */
     int64_t static_bytes[HLM_NUM_MEMORY_KINDS];
     int64_t slot_bytes; /* per microbatch in flight, boundary buffers included */
     int64_t transient_bytes;
@@ -109,8 +116,8 @@ struct hlm_stage_cost {
  * the stage's output, in whose place its gradient comes back (unless the stage has the head), and,
  * on stages behind the first, the gradient that is sent back (part of the first block's slot_bytes
  * where the schedule splits the backward); transient: two boundary gradients, where the backward is
- * not split, and the largest block transient. A rank with several stages has the static bytes and
- * slots of all of them and the largest transient. */
+ * not split, and the largest block transient, from ZeRO-2 on with its whole units. A rank with
+ * several stages has the static bytes and slots of all of them and the largest transient. */
 void hlm_stage_cost(const struct hlm_pricer *pricer, const struct hlm_stage_shape *shape,
                     struct hlm_stage_cost *out);
 

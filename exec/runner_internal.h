@@ -2,7 +2,7 @@
  * runner_measure.c times its actions; runner_pass.c runs forwards and backwards, runner_ops.c their
  * operators, as lists and graphs; runner_slots.c has the slots of the microbatches in flight and
  * their messages, runner_data.c the samples; runner_update.c reduces gradients and updates
- * parameters. */
+ * parameters; runner_shards.c does what is shared block by block. */
 #ifndef HLM_EXEC_RUNNER_INTERNAL_H
 #define HLM_EXEC_RUNNER_INTERNAL_H
 
@@ -155,6 +155,26 @@ HLM_MUST_CHECK enum hlm_status hlm_runner_ops(struct hlm_runner *runner, int32_t
                                               const struct hlm_runner_ops *list, unsigned parts,
                                               const struct hlm_state_binding *binding,
                                               struct hlm_err *err);
+
+/* Puts the operators gathered so far on the queue, in front of what is no operator of the list. */
+HLM_MUST_CHECK enum hlm_status hlm_runner_cut_pass(struct hlm_runner *runner, struct hlm_err *err);
+
+/* runner_shards.c: in front of the operators of a block in the binding's pass and behind them.
+ * Nothing before ZeRO-2. */
+HLM_MUST_CHECK enum hlm_status hlm_runner_open_shards(struct hlm_runner *runner, int32_t block,
+                                                      const struct hlm_state_binding *binding,
+                                                      struct hlm_err *err);
+HLM_MUST_CHECK enum hlm_status hlm_runner_close_shards(struct hlm_runner *runner, int32_t block,
+                                                       const struct hlm_state_binding *binding,
+                                                       struct hlm_err *err);
+/* At the end of a step from ZeRO-2 on: sums over tp and, where asked, of the shared table's copies;
+ * gathers parameters that every rank has whole (ZeRO-2). */
+HLM_MUST_CHECK enum hlm_status hlm_runner_reduce_shards(struct hlm_runner *runner,
+                                                        const struct hlm_state_stage *stage,
+                                                        bool copies, struct hlm_err *err);
+HLM_MUST_CHECK enum hlm_status hlm_runner_gather_shards(struct hlm_runner *runner,
+                                                        const struct hlm_state_stage *stage,
+                                                        struct hlm_err *err);
 
 /* The actions. */
 HLM_MUST_CHECK enum hlm_status hlm_runner_forward(struct hlm_runner *runner,

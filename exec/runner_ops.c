@@ -123,17 +123,23 @@ static enum hlm_status add_op(struct hlm_runner *runner, int32_t block, const st
     return HLM_OK;
 }
 
+enum hlm_status hlm_runner_cut_pass(struct hlm_runner *runner, struct hlm_err *err)
+{
+    return end_stretch(runner, err);
+}
+
 enum hlm_status hlm_runner_ops(struct hlm_runner *runner, int32_t block,
                                const struct hlm_runner_ops *list, unsigned parts,
                                const struct hlm_state_binding *binding, struct hlm_err *err)
 {
+    HLM_TRY(hlm_runner_open_shards(runner, block, binding, err));
     for (int32_t i = 0; i < list->num; i++) {
         if ((parts & (1U << list->ops[i].part)) != 0) {
             HLM_TRY(add_op(runner, block, &list->ops[i], list->dies != NULL ? list->dies[i] : 0,
                            binding, err));
         }
     }
-    return HLM_OK;
+    return hlm_runner_close_shards(runner, block, binding, err);
 }
 
 /* --- life --- */

@@ -23,16 +23,20 @@ static bool shares_table(const struct hlm_state *state)
            state->tied_stage >= 0;
 }
 
+static bool has_copy(const struct hlm_state *state, const struct hlm_state_stage *stage)
+{
+    return shares_table(state) && hlm_layout_ends_apart(&state->plan->strategy) &&
+           stage == &state->stages[state->tied_stage];
+}
+
 static enum hlm_status reduce_copies(struct hlm_runner *runner, const struct hlm_state_stage *stage,
                                      struct hlm_err *err)
 {
     const struct hlm_state *state = runner->state;
-    const bool copies = shares_table(state) && hlm_layout_ends_apart(&state->plan->strategy) &&
-                        stage == &state->stages[state->tied_stage];
-    return copies ? reduce_slab(runner, HLM_OP_ALL_REDUCE, HLM_GROUP_EMBEDDING,
-                                stage->grads_slab + state->tied_offset, NULL, state->tied_elements,
-                                err)
-                  : HLM_OK;
+    return has_copy(state, stage) ? reduce_slab(runner, HLM_OP_ALL_REDUCE, HLM_GROUP_EMBEDDING,
+                                                stage->grads_slab + state->tied_offset, NULL,
+                                                state->tied_elements, err)
+                                  : HLM_OK;
 }
 
 /* Gradients of dense parameters over dp, of experts over edp: whole or scattered. */
@@ -53,6 +57,9 @@ static enum hlm_status reduce_parts(struct hlm_runner *runner, const struct hlm_
 static enum hlm_status reduce_stage(struct hlm_runner *runner, const struct hlm_state_stage *stage,
                                     struct hlm_err *err)
 {
+    if (stage->num_units > 0) {
+        return hlm_runner_reduce_shards(runner, stage, has_copy(runner->state, stage), err);
+    }
     HLM_TRY(reduce_slab(runner, HLM_OP_ALL_REDUCE, HLM_GROUP_TP, stage->grads_slab, NULL,
                         stage->num_sum_over_tp, err));
     if (runner->state->plan->strategy.zero > 0) {
@@ -84,9 +91,10 @@ enum hlm_status hlm_runner_reduce(struct hlm_runner *runner, struct hlm_action a
 static int64_t own_part(const struct hlm_state_stage *stage, const struct hlm_state_param *param,
                         int64_t *first)
 {
-    const bool expert = param->param->expert;
-    const int64_t own_first = expert ? stage->own_expert_first : stage->own_first;
-    const int64_t own_end = own_first + (expert ? stage->own_expert_count : stage->own_count);
+    const struct hlm_state_unit *unit = hlm_state_find_unit(stage, param->offset);
+    int64_t own_first = 0;
+    const int32_t range = unit != NULL ? (int32_t)(unit - stage->units) : param->param->expert;
+    const int64_t own_end = hlm_state_range(stage, range, &own_first) + own_first;
     const int64_t end = param->offset + param->num_elements;
     *first = param->offset > own_first ? param->offset : own_first;
     return (end < own_end ? end : own_end) - *first;
@@ -122,7 +130,8 @@ static enum hlm_status add_squares(struct hlm_runner *runner, const struct hlm_s
         }
         const struct hlm_op op = {
             .kind = HLM_OP_SUM_SQUARES, .dtype = HLM_DTYPE_FP32, .m = count, .n = 1};
-        void *const operands[HLM_OP_MAX_OPERANDS] = {stage->grads_slab + first, state->sum};
+        void *const operands[HLM_OP_MAX_OPERANDS] = {hlm_state_grad_address(stage, first),
+                                                     state->sum};
         HLM_TRY(state->backend->ops->launch(state->queue, &op, operands, &scalars, err));
     }
     return HLM_OK;
@@ -176,9 +185,9 @@ static enum hlm_status launch_adamw(struct hlm_runner *runner, const struct upda
         .kind = HLM_OP_ADAMW, .dtype = state->dtype, .m = update->count, .n = 1};
     const int64_t own = hlm_state_moment(stage, update->first);
     void *const operands[HLM_OP_MAX_OPERANDS] = {
-        stage->grads_slab + update->first, hlm_state_param_address(state, stage, update->first),
-        stage->exp_avg + own, stage->exp_avg_sq + own,
-        stage->master != NULL ? stage->master + own : NULL};
+        hlm_state_grad_address(stage, update->first),
+        hlm_state_param_address(state, stage, update->first), stage->exp_avg + own,
+        stage->exp_avg_sq + own, stage->master != NULL ? stage->master + own : NULL};
     return state->backend->ops->launch(state->queue, &op, operands, &scalars, err);
 }
 
@@ -229,6 +238,9 @@ static enum hlm_status gather_params(struct hlm_runner *runner, const struct hlm
     if (runner->state->plan->strategy.zero == 0) {
         return HLM_OK;
     }
+    if (stage->num_units > 0) {
+        return hlm_runner_gather_shards(runner, stage, err);
+    }
     HLM_TRY(
         gather_part(runner, stage, HLM_GROUP_DP, stage->own_first, 0, stage->expert_first, err));
     return gather_part(runner, stage, HLM_GROUP_EDP, stage->own_expert_first, stage->expert_first,
@@ -240,7 +252,7 @@ static enum hlm_status clear_grads(struct hlm_runner *runner, const struct hlm_s
 {
     const struct hlm_state *state = runner->state;
     const struct hlm_op zero = {
-        .kind = HLM_OP_FILL_ZERO, .dtype = HLM_DTYPE_FP32, .m = stage->num_padded, .n = 1};
+        .kind = HLM_OP_FILL_ZERO, .dtype = HLM_DTYPE_FP32, .m = stage->num_held_grads, .n = 1};
     void *const operands[HLM_OP_MAX_OPERANDS] = {stage->grads_slab};
     const struct hlm_op_scalars scalars = {0};
     return state->backend->ops->launch(state->queue, &zero, operands, &scalars, err);

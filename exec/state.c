@@ -29,9 +29,9 @@ static enum hlm_status allocate_stage(struct hlm_state *state, struct hlm_state_
 {
     const int64_t moments = hlm_state_num_moments(stage);
     void *memory = NULL;
-    HLM_TRY(allocate(state, stage->num_padded * state->dtype_bytes, &memory, err));
+    HLM_TRY(allocate(state, stage->num_held_params * state->dtype_bytes, &memory, err));
     stage->params_slab = memory;
-    HLM_TRY(allocate_floats(state, stage->num_padded, &stage->grads_slab, err));
+    HLM_TRY(allocate_floats(state, stage->num_held_grads, &stage->grads_slab, err));
     HLM_TRY(allocate_floats(state, moments, &stage->exp_avg, err));
     HLM_TRY(allocate_floats(state, moments, &stage->exp_avg_sq, err));
     if (state->dtype != HLM_DTYPE_FP32) {
@@ -131,6 +131,31 @@ static void round_all(const float *values, int64_t count, uint16_t *out)
     }
 }
 
+/* What this rank updates: its master copies in fp32, and where parameters are shards, these. */
+static enum hlm_status upload_own(const struct hlm_state *state,
+                                  const struct hlm_state_stage *stage, const float *values,
+                                  const char *params, struct hlm_err *err)
+{
+    const struct hlm_backend_ops *ops = state->backend->ops;
+    for (int32_t i = 0; i < hlm_state_num_ranges(stage); i++) {
+        int64_t first = 0;
+        const int64_t count = hlm_state_range(stage, i, &first);
+        if (count == 0) {
+            continue;
+        }
+        if (stage->master != NULL) {
+            HLM_TRY(ops->upload(state->queue, stage->master + hlm_state_moment(stage, first),
+                                values + first, count * (int64_t)sizeof(float), err));
+        }
+        if (stage->num_held_params < stage->num_padded) {
+            HLM_TRY(ops->upload(state->queue, hlm_state_param_address(state, stage, first),
+                                params + first * state->dtype_bytes, count * state->dtype_bytes,
+                                err));
+        }
+    }
+    return HLM_OK;
+}
+
 /* Parameters in their dtype, master copies in fp32. `values` has num_padded elements. */
 static enum hlm_status upload_params(const struct hlm_state *state,
                                      const struct hlm_state_stage *stage, struct hlm_arena *scratch,
@@ -142,14 +167,12 @@ static enum hlm_status upload_params(const struct hlm_state *state,
         uint16_t *rounded = HLM_ARENA_ARRAY(scratch, uint16_t, stage->num_padded);
         round_all(values, stage->num_padded, rounded);
         params = rounded;
-        HLM_TRY(ops->upload(state->queue, stage->master, values + stage->own_first,
-                            stage->own_count * (int64_t)sizeof(float), err));
-        HLM_TRY(ops->upload(state->queue, stage->master + stage->own_count,
-                            values + stage->own_expert_first,
-                            stage->own_expert_count * (int64_t)sizeof(float), err));
     }
-    HLM_TRY(ops->upload(state->queue, stage->params_slab, params,
-                        stage->num_padded * state->dtype_bytes, err));
+    HLM_TRY(upload_own(state, stage, values, params, err));
+    if (stage->num_held_params == stage->num_padded) {
+        HLM_TRY(ops->upload(state->queue, stage->params_slab, params,
+                            stage->num_padded * state->dtype_bytes, err));
+    }
     return ops->queue_sync(state->queue, err);
 }
 
@@ -165,7 +188,7 @@ static enum hlm_status reset_stage(const struct hlm_state *state,
     const enum hlm_status status = upload_params(state, stage, scratch, values, err);
     hlm_arena_free(scratch);
     HLM_TRY(status);
-    HLM_TRY(fill_zero(state, stage->grads_slab, HLM_DTYPE_FP32, stage->num_padded, err));
+    HLM_TRY(fill_zero(state, stage->grads_slab, HLM_DTYPE_FP32, stage->num_held_grads, err));
     const int64_t moments = hlm_state_num_moments(stage);
     HLM_TRY(fill_zero(state, stage->exp_avg, HLM_DTYPE_FP32, moments, err));
     HLM_TRY(fill_zero(state, stage->exp_avg_sq, HLM_DTYPE_FP32, moments, err));
@@ -195,7 +218,7 @@ static enum hlm_status route_nothing(const struct hlm_state *state, struct hlm_e
 static enum hlm_status check_dtype(const struct hlm_state *state, struct hlm_err *err)
 {
     const struct hlm_state_stage *stage = &state->stages[0];
-    HLM_TRY(fill_zero(state, stage->params_slab, state->dtype, stage->num_padded, err));
+    HLM_TRY(fill_zero(state, stage->params_slab, state->dtype, stage->num_held_params, err));
     HLM_TRY(state->plan->model.moe.num_experts > 0 ? route_nothing(state, err) : HLM_OK);
     return state->backend->ops->queue_sync(state->queue, err);
 }

@@ -16,6 +16,10 @@
  *                     is sent to the stage below
  * transient, one for all stages: two boundary gradients (where the backward is not split, see
  * costmodel/memory.h), then the workspace of one pass.
+ *
+ * From ZeRO-2 on (costmodel/shards.h) elements are counted in the same way, block by block and unit
+ * by unit, but of gradients, from ZeRO-3 on of parameters too, the slabs have this rank's shards
+ * only, one behind the other; whole ones of one block stand behind the workspace of its pass.
  */
 #ifndef HLM_EXEC_STATE_H
 #define HLM_EXEC_STATE_H
@@ -24,6 +28,7 @@
 #include "costmodel/lowering.h"
 #include "costmodel/memory.h"
 #include "costmodel/op.h"
+#include "costmodel/shards.h"
 #include "exec/backend.h"
 #include "planner/plan.h"
 
@@ -35,6 +40,16 @@ struct hlm_state_param {
     int64_t num_elements;
 };
 
+/* A unit of one block's parameters that ranks share (costmodel/shards.h), in slab order. */
+struct hlm_state_unit {
+    const struct hlm_state_stage *stage;
+    enum hlm_group group;
+    int64_t first, num_padded;    /* elements from the start of the slab */
+    int64_t num_sum_over_tp;      /* leading elements whose gradient is summed over tp */
+    int64_t own_first, own_count; /* this rank's shard */
+    int64_t shard;                /* where it stands among the shards of the stage */
+};
+
 /* Offsets are bytes from the slot's start, -1: none. */
 struct hlm_state_block {
     const struct hlm_block *block;
@@ -43,6 +58,13 @@ struct hlm_state_block {
     const int64_t *param_offset; /* [block->num_params] elements from the slab's start */
     int64_t input_offset, stash_offset, held_offset, data_offset;
     int64_t input_grad_offset; /* split backward, or the first block of a stage with one below */
+    /* From ZeRO-2 on: its units by enum hlm_shard_kind (NULL: none), maybe of another block, where
+     * each begins among the whole elements, and these in bytes from the transient. */
+    const struct hlm_block_shards *shards;
+    const struct hlm_state_unit *units[HLM_NUM_SHARD_KINDS];
+    int64_t whole_first[HLM_NUM_SHARD_KINDS];
+    int64_t whole_params_offset, whole_grads_offset;
+    int64_t whole_bytes; /* of both */
 };
 
 struct hlm_state_stage {
@@ -59,6 +81,10 @@ struct hlm_state_stage {
      * shares in place of dp. Those that this rank updates; their moments and master copies stand
      * behind those of the others. */
     int64_t expert_first, own_expert_first, own_expert_count;
+    /* From ZeRO-2 on, else 0 of them; own_first is then 0 and own_count the sum of the shards. */
+    const struct hlm_state_unit *units;
+    int32_t num_units;
+    int64_t num_held_params, num_held_grads; /* elements of the slabs */
     char *params_slab;
     float *grads_slab, *master, *exp_avg, *exp_avg_sq; /* master NULL for dtype fp32 */
     char *slots;
@@ -136,7 +162,25 @@ int32_t hlm_state_find_stage(const struct hlm_state *state, int32_t stage);
 int64_t hlm_state_num_moments(const struct hlm_state_stage *stage);
 int64_t hlm_state_moment(const struct hlm_state_stage *stage, int64_t first);
 
-/* Where element `first` of the parameters stands. */
+/* The unit of an element; NULL before ZeRO-2. */
+const struct hlm_state_unit *hlm_state_find_unit(const struct hlm_state_stage *stage,
+                                                 int64_t element);
+
+/* Elements that this rank updates: range `index` of hlm_state_num_ranges, [*first, *first + count);
+ * returns the count. */
+int32_t hlm_state_num_ranges(const struct hlm_state_stage *stage);
+int64_t hlm_state_range(const struct hlm_state_stage *stage, int32_t index, int64_t *first);
+
+/* Where element `first` of the accumulated gradients stands; from ZeRO-2 on one of this rank's. */
+float *hlm_state_grad_address(const struct hlm_state_stage *stage, int64_t first);
+
+/* Where the whole unit of a kind stands while the block's pass runs. */
+char *hlm_state_whole_params(const struct hlm_state *state, const struct hlm_state_block *block,
+                             enum hlm_shard_kind kind);
+float *hlm_state_whole_grads(const struct hlm_state *state, const struct hlm_state_block *block,
+                             enum hlm_shard_kind kind);
+
+/* Where element `first` of the parameters stands; from ZeRO-3 on one of this rank's. */
 char *hlm_state_param_address(const struct hlm_state *state, const struct hlm_state_stage *stage,
                               int64_t first);
 

@@ -26,6 +26,10 @@ int64_t hlm_state_num_moments(const struct hlm_state_stage *stage)
 
 int64_t hlm_state_moment(const struct hlm_state_stage *stage, int64_t first)
 {
+    const struct hlm_state_unit *unit = hlm_state_find_unit(stage, first);
+    if (unit != NULL) {
+        return unit->shard + first - unit->own_first;
+    }
     return first < stage->expert_first ? first - stage->own_first
                                        : stage->own_count + first - stage->own_expert_first;
 }
@@ -33,7 +37,9 @@ int64_t hlm_state_moment(const struct hlm_state_stage *stage, int64_t first)
 char *hlm_state_param_address(const struct hlm_state *state, const struct hlm_state_stage *stage,
                               int64_t first)
 {
-    return stage->params_slab + first * state->dtype_bytes;
+    const bool shards = stage->num_units > 0 && state->plan->strategy.zero >= 3;
+    return stage->params_slab +
+           (shards ? hlm_state_moment(stage, first) : first) * state->dtype_bytes;
 }
 
 static char *data_address(const struct hlm_state_block *placed, int32_t tensor, char *slot)
@@ -59,12 +65,31 @@ static int64_t param_element(const struct hlm_state *state, const struct hlm_sta
     return state->tied_offset;
 }
 
+static void *whole_address(const struct hlm_state *state, const struct hlm_state_block *placed,
+                           const struct hlm_state_unit *unit, int64_t element, bool grad)
+{
+    int32_t kind = 0;
+    while (placed->units[kind] != unit) {
+        kind++;
+        HLM_ASSERT(kind < HLM_NUM_SHARD_KINDS);
+    }
+    const int64_t at = element - unit->first;
+    return grad ? (void *)(hlm_state_whole_grads(state, placed, (enum hlm_shard_kind)kind) + at)
+                : hlm_state_whole_params(state, placed, (enum hlm_shard_kind)kind) +
+                      at * state->dtype_bytes;
+}
+
 static void *param_address(const struct hlm_state *state, const struct hlm_state_stage *stage,
                            int32_t block, const struct hlm_tensor *tensor)
 {
+    const struct hlm_state_block *placed = &stage->blocks[block];
     const int64_t element = param_element(state, &stage, block, tensor);
-    return tensor->role == HLM_TENSOR_PARAM ? hlm_state_param_address(state, stage, element)
-                                            : (void *)(stage->grads_slab + element);
+    const bool grad = tensor->role == HLM_TENSOR_GRAD;
+    if (stage->num_units > 0 && (grad || state->plan->strategy.zero >= 3)) {
+        return whole_address(state, placed, hlm_state_find_unit(stage, element), element, grad);
+    }
+    return grad ? (void *)(stage->grads_slab + element)
+                : hlm_state_param_address(state, stage, element);
 }
 
 static char *output_address(const struct hlm_state_stage *stage, int32_t block, char *slot)

@@ -1,5 +1,6 @@
 /* state_internal: what the parts of the state share. state.c allocates and initialises,
- * state_layout.c says what lies where, state_address.c finds it again. */
+ * state_layout.c says what lies where, state_shards.c from ZeRO-2 on; state_address.c finds it
+ * again. */
 #ifndef HLM_EXEC_STATE_INTERNAL_H
 #define HLM_EXEC_STATE_INTERNAL_H
 
@@ -16,7 +17,17 @@ static inline int64_t hlm_state_align(int64_t bytes)
 HLM_MUST_CHECK enum hlm_status hlm_state_lay_out(struct hlm_arena *arena, struct hlm_state *state,
                                                  struct hlm_err *err);
 
-/* Workspace of the largest pass of any stage. */
+/* Appends parameter `param` of block `block` to the slab of its stage. */
+void hlm_state_place_param(struct hlm_arena *arena, struct hlm_state_stage *stage,
+                           struct hlm_state_param *params, int32_t block, int32_t param);
+
+/* From ZeRO-2 on: places all parameters of a stage in units; once all stages have been placed,
+ * tells each block where its units are. */
+void hlm_state_place_units(struct hlm_arena *arena, const struct hlm_state *state,
+                           struct hlm_state_stage *stage, struct hlm_state_param *params);
+void hlm_state_link_units(const struct hlm_state *state);
+
+/* Workspace of the largest pass of any stage, whole units included. */
 int64_t hlm_state_transient_bytes(const struct hlm_state *state);
 
 #endif

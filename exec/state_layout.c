@@ -99,26 +99,31 @@ static enum param_kind kind_of(const struct hlm_param *param)
     return param->expert ? EXPERT : param->sum_over_tp ? SUMMED_OVER_TP : DENSE;
 }
 
+void hlm_state_place_param(struct hlm_arena *arena, struct hlm_state_stage *stage,
+                           struct hlm_state_param *params, int32_t block, int32_t param)
+{
+    const struct hlm_state_block *placed = &stage->blocks[block];
+    const struct hlm_param *what = &placed->block->params[param];
+    const int64_t count = what->rows * what->cols;
+    ((int64_t *)placed->param_offset)[param] = stage->num_elements;
+    params[stage->num_params++] = (struct hlm_state_param){
+        .param = what,
+        .name = hlm_param_global_name(arena, placed->block->kind, placed->layer, what),
+        .offset = stage->num_elements,
+        .num_elements = count};
+    stage->num_elements += count;
+}
+
 /* Appends the parameters of one kind of all blocks to the slab. */
 static void place_params(struct hlm_arena *arena, struct hlm_state_stage *stage,
                          struct hlm_state_param *params, enum param_kind wanted)
 {
     for (int32_t b = 0; b < stage->num_blocks; b++) {
-        const struct hlm_state_block *block = &stage->blocks[b];
-        int64_t *offsets = (int64_t *)block->param_offset;
-        for (int32_t p = 0; p < block->block->num_params; p++) {
-            const struct hlm_param *param = &block->block->params[p];
-            if (kind_of(param) != wanted) {
-                continue;
+        const struct hlm_block *block = stage->blocks[b].block;
+        for (int32_t p = 0; p < block->num_params; p++) {
+            if (kind_of(&block->params[p]) == wanted) {
+                hlm_state_place_param(arena, stage, params, b, p);
             }
-            const int64_t count = param->rows * param->cols;
-            offsets[p] = stage->num_elements;
-            params[stage->num_params++] = (struct hlm_state_param){
-                .param = param,
-                .name = hlm_param_global_name(arena, block->block->kind, block->layer, param),
-                .offset = stage->num_elements,
-                .num_elements = count};
-            stage->num_elements += count;
         }
     }
 }
@@ -148,6 +153,22 @@ static void place_experts(struct hlm_arena *arena, const struct hlm_state *state
     stage->own_expert_first = first + (shards > 1 ? state->edp_rank * stage->own_expert_count : 0);
 }
 
+static void place_kinds(struct hlm_arena *arena, const struct hlm_state *state,
+                        struct hlm_state_stage *stage, struct hlm_state_param *params)
+{
+    const struct hlm_strategy *strategy = &state->plan->strategy;
+    const int64_t position = state->coords.dp * (int64_t)strategy->cp + state->coords.cp;
+    const int64_t shards = shards_of(strategy, HLM_GROUP_DP);
+    place_params(arena, stage, params, SUMMED_OVER_TP);
+    stage->num_sum_over_tp = stage->num_elements;
+    place_params(arena, stage, params, DENSE);
+    stage->expert_first = round_up(stage->num_elements, shards);
+    stage->own_count = stage->expert_first / shards;
+    stage->own_first = shards > 1 ? position * stage->own_count : 0;
+    place_experts(arena, state, stage, params);
+    stage->num_held_params = stage->num_held_grads = stage->num_padded;
+}
+
 static void build_params(struct hlm_arena *arena, const struct hlm_state *state,
                          struct hlm_state_stage *stage)
 {
@@ -158,16 +179,11 @@ static void build_params(struct hlm_arena *arena, const struct hlm_state *state,
         total += block->block->num_params;
     }
     struct hlm_state_param *params = HLM_ARENA_ARRAY(arena, struct hlm_state_param, total);
-    place_params(arena, stage, params, SUMMED_OVER_TP);
-    stage->num_sum_over_tp = stage->num_elements;
-    place_params(arena, stage, params, DENSE);
-    const struct hlm_strategy *strategy = &state->plan->strategy;
-    const int64_t position = state->coords.dp * (int64_t)strategy->cp + state->coords.cp;
-    const int64_t shards = shards_of(strategy, HLM_GROUP_DP);
-    stage->expert_first = round_up(stage->num_elements, shards);
-    stage->own_count = stage->expert_first / shards;
-    stage->own_first = shards > 1 ? position * stage->own_count : 0;
-    place_experts(arena, state, stage, params);
+    if (hlm_shards_apply(&state->plan->strategy)) {
+        hlm_state_place_units(arena, state, stage, params);
+    } else {
+        place_kinds(arena, state, stage, params);
+    }
     stage->params = params;
 }
 
@@ -222,7 +238,8 @@ static int64_t pass_bytes(const struct hlm_state_stage *stage)
         const int64_t passes[] = {memory->forward_transient_bytes,
                                   memory->backward_transient_bytes};
         for (int32_t i = 0; i < 2; i++) {
-            bytes = passes[i] > bytes ? passes[i] : bytes;
+            const int64_t whole = passes[i] + stage->blocks[b].whole_bytes;
+            bytes = whole > bytes ? whole : bytes;
         }
     }
     return bytes;
@@ -286,5 +303,6 @@ enum hlm_status hlm_state_lay_out(struct hlm_arena *arena, struct hlm_state *sta
     }
     HLM_ASSERT(state->num_stages == plan->strategy.vpp);
     find_tied(state);
+    hlm_state_link_units(state);
     return HLM_OK;
 }

@@ -1,5 +1,7 @@
 #include "planner/plan_program.h"
 
+#include "costmodel/shards.h"
+
 /* A collective as the referee knows it. */
 struct collective {
     enum hlm_simgrid_kind kind;
@@ -77,8 +79,8 @@ static void add_collectives(struct hlm_arena *arena, const struct hlm_op *ops, i
     }
 }
 
-static void add_block(struct hlm_arena *arena, const struct hlm_block *block,
-                      struct stage_program *stage)
+static void add_passes(struct hlm_arena *arena, const struct hlm_block *block,
+                       struct stage_program *stage)
 {
     static const bool forward[] = {
         [HLM_PART_FORWARD] = true, [HLM_PART_INPUT_GRAD] = false, [HLM_PART_WEIGHT_GRAD] = false};
@@ -96,10 +98,35 @@ static void add_block(struct hlm_arena *arena, const struct hlm_block *block,
                     &stage->passes[HLM_ACTION_I]);
     add_collectives(arena, block->backward, block->num_backward, weight,
                     &stage->passes[HLM_ACTION_W]);
-    for (int32_t i = 0; i < block->num_params; i++) {
-        const struct hlm_param *param = &block->params[i];
-        stage->tp_elements += param->sum_over_tp ? param->rows * param->cols : 0;
+}
+
+/* What one rank of a tp group sums of a block's gradients at the end of a step: of shards no more
+ * than the first of them. */
+static int64_t sum_over_tp(const struct hlm_plan *plan, const struct hlm_block *block)
+{
+    int64_t num_elements = 0;
+    if (!hlm_shards_apply(&plan->strategy)) {
+        for (int32_t i = 0; i < block->num_params; i++) {
+            const struct hlm_param *param = &block->params[i];
+            num_elements += param->sum_over_tp ? param->rows * param->cols : 0;
+        }
+        return num_elements;
     }
+    struct hlm_block_shards shards;
+    hlm_block_shards(block, &plan->strategy, plan->model.tied_embeddings, &shards);
+    for (int32_t kind = 0; kind < HLM_NUM_SHARD_KINDS; kind++) {
+        const struct hlm_shard_unit *unit = &shards.units[kind];
+        num_elements +=
+            unit->num_sum_over_tp < unit->num_own ? unit->num_sum_over_tp : unit->num_own;
+    }
+    return num_elements;
+}
+
+static void add_block(struct hlm_arena *arena, const struct hlm_plan *plan,
+                      const struct hlm_block *block, struct stage_program *stage)
+{
+    add_passes(arena, block, stage);
+    stage->tp_elements += sum_over_tp(plan, block);
 }
 
 /* The order of blocks in a backward is the reverse, but only the number and sizes of collectives
@@ -117,17 +144,17 @@ static enum hlm_status add_blocks(struct hlm_arena *arena, const struct hlm_plan
     if (index == 0) {
         HLM_TRY(hlm_lowering_block(arena, &input, HLM_BLOCK_EMBEDDING, HLM_RECOMPUTE_NONE, &block,
                                    err));
-        add_block(arena, block, stage);
+        add_block(arena, plan, block, stage);
     }
     for (int32_t i = 0; i < placed->num_layers; i++) {
         const int32_t layer = placed->first_layer + i;
         HLM_TRY(hlm_lowering_block(arena, &input, hlm_plan_layer_kind(&plan->model, layer),
                                    hlm_plan_layer_recompute(placed, layer), &block, err));
-        add_block(arena, block, stage);
+        add_block(arena, plan, block, stage);
     }
     if (index == plan->num_stages - 1) {
         HLM_TRY(hlm_lowering_block(arena, &input, HLM_BLOCK_HEAD, HLM_RECOMPUTE_NONE, &block, err));
-        add_block(arena, block, stage);
+        add_block(arena, plan, block, stage);
     }
     return HLM_OK;
 }
@@ -144,9 +171,10 @@ static enum hlm_status fill_stage(struct hlm_arena *arena, const struct hlm_plan
     for (int32_t pass = 0; pass < NUM_PASSES; pass++) {
         stage->compute_s[pass] = passes[pass]->seconds - passes[pass]->part[HLM_PART_TP_COMM];
     }
-    stage->dp_elements = cost->num_elements - cost->num_expert_elements;
-    stage->edp_elements = cost->num_expert_elements;
     const struct hlm_strategy *strategy = &plan->strategy;
+    const bool at_end = strategy->zero < 2; /* else the passes have reduced them */
+    stage->dp_elements = at_end ? cost->num_elements - cost->num_expert_elements : 0;
+    stage->edp_elements = at_end ? cost->num_expert_elements : 0;
     const int64_t tokens = strategy->microbatch_size * strategy->seq_len / strategy->cp;
     const int64_t rows = strategy->sp ? tokens / strategy->tp : tokens;
     stage->send_bytes =

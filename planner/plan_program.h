@@ -6,8 +6,9 @@
  * blocks' operator lists (first layer to last forward, last to first backward), all of the same
  * length: ranks of one tensor-parallel group run in step, so where inside an action its collectives
  * lie changes nothing. Behind the last action stand the gradient reductions. Expert-parallel
- * exchanges count as computing; collectives that overlap with what follows are left out; the
- * optimizer and the gradient norm are not part of it.
+ * exchanges count as computing, as does what ZeRO-2 and 3 exchange inside of passes; collectives
+ * that overlap with what follows are left out; the optimizer and the gradient norm are not part of
+ * it.
  *
  * SimGrid's network here is a uniform one, a plan's seldom is. So the same programs are priced a
  * second time by our own simulator on the uniform network: expected_s is what SimGrid must

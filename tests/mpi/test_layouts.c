@@ -131,6 +131,35 @@ static void context_losses_agree(void **state)
     hlm_arena_free(fixture.arena);
 }
 
+/* Shared gradients and parameters. */
+static void shared_losses_agree(void **state)
+{
+    (void)state;
+    static const struct golden_layout layouts[] = {{.dp = 2,
+                                                    .tp = 2,
+                                                    .sp = true,
+                                                    .zero = 2,
+                                                    .microbatch_size = 1,
+                                                    .schedule = HLM_SCHEDULE_GPIPE},
+                                                   {.dp = 2,
+                                                    .pp = 2,
+                                                    .zero = 3,
+                                                    .microbatch_size = 1,
+                                                    .schedule = HLM_SCHEDULE_1F1B,
+                                                    .recompute = HLM_RECOMPUTE_SELECTIVE}};
+    struct fixture fixture = {.arena = hlm_arena_new(), .folder = "/tmp/hlm-layouts-XXXXXX"};
+    assert_non_null(mkdtemp(fixture.folder));
+    fixture.golden = golden_read(fixture.arena, "gpt2");
+    const struct golden_layout one = {.microbatch_size = fixture.golden->global_batch_size};
+    const struct hlm_measurement *reference = run(&fixture, &one, HLM_LAUNCH_THREADS);
+    for (int i = 0; i < 2; i++) {
+        check_losses(&fixture, &layouts[i], run(&fixture, &layouts[i], HLM_LAUNCH_MPI), reference,
+                     "MPI");
+    }
+    rmdir(fixture.folder);
+    hlm_arena_free(fixture.arena);
+}
+
 /* Experts on several ranks. */
 static void expert_losses_agree(void **state)
 {
@@ -158,8 +187,8 @@ static void expert_losses_agree(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(losses_agree),
-                                       cmocka_unit_test(context_losses_agree),
-                                       cmocka_unit_test(expert_losses_agree)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(losses_agree), cmocka_unit_test(context_losses_agree),
+        cmocka_unit_test(shared_losses_agree), cmocka_unit_test(expert_losses_agree)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -75,7 +75,16 @@ static void check_model(const char *name, bool sp)
         {.pp = 4, .schedule = HLM_SCHEDULE_1F1B_OVERLAP},
         {.dp = 2, .tp = 2, .pp = 2, .schedule = HLM_SCHEDULE_1F1B},
         {.tp = 2, .sp = sp, .microbatch_size = 4},
-        {.tp = 2, .pp = 2, .sp = sp, .microbatch_size = 2, .recompute = HLM_RECOMPUTE_SELECTIVE}};
+        {.tp = 2, .pp = 2, .sp = sp, .microbatch_size = 2, .recompute = HLM_RECOMPUTE_SELECTIVE},
+        {.dp = 2, .zero = 2, .recompute = HLM_RECOMPUTE_SELECTIVE},
+        {.dp = 2,
+         .tp = 2,
+         .pp = 2,
+         .sp = sp,
+         .zero = 3,
+         .microbatch_size = 2,
+         .schedule = HLM_SCHEDULE_1F1B},
+        {.dp = 2, .pp = 2, .zero = 3, .schedule = HLM_SCHEDULE_ZB_H1}};
     check_layouts(name, layouts, sizeof(layouts) / sizeof(layouts[0]));
 }
 

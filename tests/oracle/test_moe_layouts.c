@@ -101,7 +101,7 @@ static void layouts(void **state)
     struct problem problem = problem_new();
     check_degrees(&problem, all_degrees, NUM(all_degrees));
     for (size_t i = 0; i < NUM(few_degrees); i++) {
-        for (int32_t zero = 0; zero < 2; zero++) {
+        for (int32_t zero = 0; zero <= 3; zero++) {
             struct golden_layout layout = layout_of(few_degrees[i]);
             layout.zero = zero;
             check_layout(&problem, &layout);
@@ -118,7 +118,7 @@ static void contexts(void **state)
         {.cp = 2, .ep = 2},
         {.cp = 2, .dp = 2, .ep = 4, .zero = 1},
         {.cp = 2, .tp = 2, .sp = true, .ep = 2, .recompute = HLM_RECOMPUTE_FULL},
-        {.cp = 2, .pp = 2, .dp = 2, .ep = 2, .schedule = HLM_SCHEDULE_1F1B}};
+        {.cp = 2, .pp = 2, .dp = 2, .ep = 2, .zero = 3, .schedule = HLM_SCHEDULE_1F1B}};
     struct problem problem = problem_new();
     find_reference(&problem);
     for (size_t i = 0; i < NUM(rows); i++) {
@@ -135,6 +135,7 @@ static void schedules(void **state)
         {.pp = 2, .vpp = 2, .dp = 2, .ep = 2, .schedule = HLM_SCHEDULE_INTERLEAVED},
         {.pp = 2, .dp = 2, .ep = 2, .schedule = HLM_SCHEDULE_GPIPE, .zero = 1},
         {.pp = 2, .dp = 2, .ep = 2, .schedule = HLM_SCHEDULE_ZB_H1},
+        {.pp = 2, .dp = 4, .ep = 2, .schedule = HLM_SCHEDULE_ZB_H1, .zero = 3},
         {.pp = 2,
          .dp = 2,
          .ep = 2,
@@ -245,8 +246,9 @@ static void room_for_all_rows(void **state)
     (void)state;
     struct problem problem = problem_new();
     const struct golden *golden = &problem.golden;
-    for (int32_t ep = 1; ep <= 4; ep *= 2) {
-        const struct golden_layout layout = {.dp = 4, .ep = ep, .zero = 1};
+    for (int32_t i = 0; i < 9; i++) {
+        const int32_t ep = 1 << i / 3;
+        const struct golden_layout layout = {.dp = 4, .ep = ep, .zero = 1 + i % 3};
         const struct hlm_plan *plan = golden_plan(
             problem.arena, &golden->model, golden->global_batch_size, golden->seq_len, &layout);
         const struct hlm_stage_memory *memory = &plan->prediction.memory[0];

@@ -12,6 +12,8 @@ static const struct golden_layout beside[] = {
     {.tp = 2, .recompute = HLM_RECOMPUTE_SELECTIVE},
     {.dp = 2, .recompute = HLM_RECOMPUTE_FULL},
     {.dp = 2, .tp = 2, .sp = true, .zero = 1},
+    {.dp = 2, .zero = 3, .recompute = HLM_RECOMPUTE_SELECTIVE},
+    {.dp = 2, .tp = 2, .sp = true, .zero = 2},
 };
 enum { NUM_BESIDE = sizeof(beside) / sizeof(beside[0]), MAX_VPP = 3 };
 

@@ -136,6 +136,9 @@ static void test_all(void **state)
         {.tp = 2, .sp = true, .recompute = HLM_RECOMPUTE_SELECTIVE},
         {.dp = 2, .zero = 1, .dtype = HLM_DTYPE_BF16},
         {.tp = 2, .recompute = HLM_RECOMPUTE_FULL, .dtype = HLM_DTYPE_BF16},
+        {.dp = 2, .zero = 2, .recompute = HLM_RECOMPUTE_SELECTIVE},
+        {.dp = 2, .tp = 2, .sp = true, .zero = 3, .dtype = HLM_DTYPE_BF16},
+        {.dp = 4, .zero = 3, .recompute = HLM_RECOMPUTE_FULL},
     };
     struct fixture *fixture = *state;
     for (size_t m = 0; m < sizeof(models) / sizeof(models[0]); m++) {

@@ -46,6 +46,11 @@ void sweep_check(struct sweep *sweep, const struct golden_layout *layout, train_
         train_run(sweep->arena, plan, (uint64_t)golden->seed, sweep->num_steps, backend, NULL);
     for (int32_t step = 0; step < sweep->num_steps; step++) {
         const double loss = result.losses[step], expected = sweep->reference.losses[step];
+        const double norm = result.grad_norms[step], one = sweep->reference.grad_norms[step];
+        if (!(fabs(norm - one) <= 10.0 * tolerance * one)) {
+            fail_msg("%s %s: gradient norm of step %d is %.9g, one rank has %.9g", sweep->name,
+                     golden_layout_text(sweep->arena, layout), step, norm, one);
+        }
         if (!(fabs(loss - expected) <= tolerance * fabs(expected))) {
             fail_msg("%s %s: loss of step %d is %.9g, one rank has %.9g", sweep->name,
                      golden_layout_text(sweep->arena, layout), step, loss, expected);

@@ -42,10 +42,36 @@ static int32_t find_golden(const struct run *run, const char *name)
     return -1;
 }
 
+/* Elements of a parameter that a rank has, from the first on. */
+struct piece {
+    int64_t first, count;
+    const float *values;
+};
+
+/* Those of the whole parameter where the slab is whole, else this rank's part of it. */
+static struct piece piece_of(const struct hlm_state *state, const struct hlm_state_stage *stage,
+                             const struct hlm_state_param *placed, bool grads)
+{
+    const bool whole =
+        (grads ? stage->num_held_grads : stage->num_held_params) == stage->num_padded;
+    const struct hlm_state_unit *unit = hlm_state_find_unit(stage, placed->offset);
+    const int64_t end = placed->offset + placed->num_elements;
+    const int64_t from =
+        whole || placed->offset > unit->own_first ? placed->offset : unit->own_first;
+    const int64_t own_end = whole ? end : unit->own_first + unit->own_count;
+    const int64_t to = own_end < end ? own_end : end;
+    return (struct piece){
+        .first = from - placed->offset,
+        .count = to - from,
+        .values = to <= from ? NULL
+                  : grads    ? hlm_state_grad_address(stage, from)
+                             : (float *)(void *)hlm_state_param_address(state, stage, from)};
+}
+
 /* Calls put(global index in the golden parameter, value) for each element of a shard; padding rows
  * of the vocabulary have no golden element. */
 static void scatter(const struct run *run, const struct hlm_state_param *placed,
-                    const float *values, double *to_double, float *to_float)
+                    const struct piece *piece, double *to_double, float *to_float)
 {
     const struct hlm_param *param = placed->param;
     const int32_t golden = find_golden(run, placed->name);
@@ -56,10 +82,11 @@ static void scatter(const struct run *run, const struct hlm_state_param *placed,
             const int64_t global_row = param->slices[s].global_row + r;
             for (int64_t c = 0; c < param->cols; c++) {
                 const int64_t at = global_row * param->global_cols + param->global_col + c;
-                const float value = values[row * param->cols + c];
-                if (at >= count) {
+                const int64_t element = row * param->cols + c - piece->first;
+                if (at >= count || element < 0 || element >= piece->count) {
                     continue;
                 }
+                const float value = piece->values[element];
                 if (to_double != NULL) {
                     to_double[at] = (double)value;
                 } else {
@@ -77,13 +104,12 @@ static void collect(const struct member *member, bool grads, double **to_double,
     pthread_mutex_lock(&member->run->lock);
     for (int32_t s = 0; s < state->num_stages; s++) {
         const struct hlm_state_stage *stage = &state->stages[s];
-        const float *slab = grads ? stage->grads_slab : (const float *)(void *)stage->params_slab;
         for (int32_t i = 0; i < stage->num_params; i++) {
             const struct hlm_state_param *param = &stage->params[i];
             const int32_t golden = find_golden(member->run, param->name);
             if (golden >= 0) {
-                scatter(member->run, param, slab + param->offset,
-                        to_double != NULL ? to_double[golden] : NULL,
+                const struct piece piece = piece_of(state, stage, param, grads);
+                scatter(member->run, param, &piece, to_double != NULL ? to_double[golden] : NULL,
                         to_float != NULL ? to_float[golden] : NULL);
             }
         }

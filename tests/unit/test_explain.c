@@ -201,7 +201,7 @@ static void missing_bytes_are_exact(void **state)
     (void)state;
     struct hlm_arena *arena = hlm_arena_new();
     struct small_problem small;
-    small_problem_init(arena, &small, 8, 4, 500LL << 20, 16);
+    small_problem_init(arena, &small, 8, 4, 460LL << 20, 16);
     const struct hlm_plan *plan = search(arena, &small.problem);
     const struct hlm_explain_alternative alternative = ask(arena, plan, heavy());
     assert_int_equal(alternative.verdict, HLM_EXPLAIN_DOES_NOT_FIT);
@@ -223,7 +223,7 @@ static void every_change_lets_it_fit(void **state)
     (void)state;
     struct hlm_arena *arena = hlm_arena_new();
     struct small_problem small;
-    small_problem_init(arena, &small, 8, 4, 500LL << 20, 16);
+    small_problem_init(arena, &small, 8, 4, 460LL << 20, 16);
     const struct hlm_plan *plan = search(arena, &small.problem);
     const struct hlm_explain_misfit *misfit = ask(arena, plan, heavy()).misfit;
     int32_t num_known = 0;
@@ -231,7 +231,7 @@ static void every_change_lets_it_fit(void **state)
     for (int32_t i = 0; i < misfit->num_changes; i++) {
         const struct hlm_explain_change *change = &misfit->changes[i];
         struct small_problem changed;
-        small_problem_init(arena, &changed, 8, 4, 500LL << 20, 16);
+        small_problem_init(arena, &changed, 8, 4, 460LL << 20, 16);
         changed.problem.require = heavy();
         changed.problem.max_gap_frac = HLM_EXPLAIN_MAX_GAP_FRAC;
         if (change->memory_bytes > 0) {
@@ -413,7 +413,7 @@ static void memory_helps_where_it_limits(void **state)
     (void)state;
     struct hlm_arena *arena = hlm_arena_new();
     struct small_problem small;
-    small_problem_init(arena, &small, 8, 4, 500LL << 20, 16);
+    small_problem_init(arena, &small, 8, 4, 460LL << 20, 16);
     small.problem.require.tp = 1;
     small.problem.require.pp = 4;
     const struct hlm_plan *plan = search(arena, &small.problem);
@@ -492,7 +492,7 @@ static void json_reads_back(void **state)
     struct hlm_arena *arena = hlm_arena_new();
     struct small_problem small;
     struct hlm_err err;
-    small_problem_init(arena, &small, 8, 4, 500LL << 20, 16);
+    small_problem_init(arena, &small, 8, 4, 460LL << 20, 16);
     const struct hlm_plan *plan = search(arena, &small.problem);
     struct hlm_search_require asked = nothing;
     asked.tp = 2;

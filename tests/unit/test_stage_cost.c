@@ -33,9 +33,11 @@ static int teardown(void **state)
 }
 
 /* A dense layer without recompute of a job of dp ranks. */
-static struct hlm_block_cost layer_of(struct scene *scene, enum hlm_lowering lowering, int32_t dp)
+static struct hlm_block_cost shared_layer_of(struct scene *scene, enum hlm_lowering lowering,
+                                             int32_t dp, int32_t zero)
 {
     struct hlm_strategy strategy = {.dp = dp,
+                                    .zero = zero,
                                     .tp = 1,
                                     .pp = 1,
                                     .microbatch_size = 2,
@@ -51,6 +53,11 @@ static struct hlm_block_cost layer_of(struct scene *scene, enum hlm_lowering low
                              &scene->err),
              &scene->err);
     return pricer.blocks[HLM_BLOCK_DENSE][HLM_RECOMPUTE_NONE];
+}
+
+static struct hlm_block_cost layer_of(struct scene *scene, enum hlm_lowering lowering, int32_t dp)
+{
+    return shared_layer_of(scene, lowering, dp, 0);
 }
 
 /* One rank waits for nobody; n wait for the slowest: a deviation times sqrt(2 ln n). */
@@ -80,6 +87,33 @@ static void parts_make_up_a_pass(void **state)
             sum += cost.backward.part[part];
         }
         check_close(sum, cost.backward.seconds, 1e-9);
+    }
+}
+
+/* Set hlmplan gathers and reduces in turn with its passes, the others beside them. */
+static void sharing_hides_where_frameworks_hide_it(void **state)
+{
+    struct scene *scene = *state;
+    const double whole_gather_s =
+        shared_layer_of(scene, HLM_LOWERING_HLMPLAN, 8, 3).forward.part[HLM_PART_DP_COMM];
+    for (int set = 0; set < HLM_NUM_LOWERINGS; set++) {
+        const enum hlm_lowering lowering = (enum hlm_lowering)set;
+        const struct hlm_block_cost two = shared_layer_of(scene, lowering, 8, 2);
+        const struct hlm_block_cost three = shared_layer_of(scene, lowering, 8, 3);
+        const double gather_s = three.forward.part[HLM_PART_DP_COMM];
+        const double reduce_s = two.backward.part[HLM_PART_DP_COMM];
+        assert_true(gather_s > 0.0 && reduce_s > 0.0);
+        check_near(two.forward.part[HLM_PART_DP_COMM], 0.0, 0.0);
+        if (lowering == HLM_LOWERING_HLMPLAN) {
+            const struct hlm_block_cost none = layer_of(scene, lowering, 8);
+            check_close(three.backward.part[HLM_PART_DP_COMM], gather_s + reduce_s, 1e-12);
+            assert_true(reduce_s > gather_s); /* fp32, not bf16 */
+            /* what is cleared and added to the shard */
+            assert_true(two.backward.part[HLM_PART_MEMORY_BOUND] >
+                        none.backward.part[HLM_PART_MEMORY_BOUND]);
+        } else {
+            assert_true(gather_s < whole_gather_s);
+        }
     }
 }
 
@@ -121,6 +155,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(many_ranks_wait_for_the_slowest, setup, teardown),
         cmocka_unit_test_setup_teardown(parts_make_up_a_pass, setup, teardown),
+        cmocka_unit_test_setup_teardown(sharing_hides_where_frameworks_hide_it, setup, teardown),
         cmocka_unit_test_setup_teardown(allocators_differ, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -443,10 +443,17 @@ static void test_refusal(void **state)
     struct fixture *fixture = *state;
     struct hlm_err err;
     struct hlm_state *made = NULL;
-    struct hlm_plan plan = *make_plan(fixture, layouts[0]);
-    plan.strategy.zero = 2;
+    struct hlm_plan plan = *make_plan(fixture, (struct golden_layout){.dp = 4, .zero = 3});
+    plan.strategy.zero_group = 2;
     check_fails(hlm_state_new(fixture->arena, &plan, 0, fixture->backend, SEED, &made, &err),
-                HLM_NO, &err, "this plan can't be run: zero stage 2 or 3");
+                HLM_NO, &err,
+                "this plan can't be run: states shared by a part of dp (zero_group < dp)");
+    plan = *make_plan(fixture, layouts[0]);
+    plan.strategy.lowering = HLM_LOWERING_MEGATRON;
+    plan.strategy.zero = 3;
+    plan.strategy.zero_group = plan.strategy.dp;
+    check_fails(hlm_state_new(fixture->arena, &plan, 0, fixture->backend, SEED, &made, &err),
+                HLM_NO, &err, "this plan can't be run: a lowering set other than hlmplan");
     assert_null(made);
     hlm_state_free(NULL);
 }
