@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "planner/ramp.h"
+
 static const enum hlm_block_kind layer_blocks[HLM_NUM_LAYER_KINDS] = {HLM_BLOCK_DENSE,
                                                                       HLM_BLOCK_MOE};
 
@@ -195,7 +197,7 @@ static struct cached_schedule *make_schedule(struct hlm_pricer_cache *cache,
                                   (int32_t)strategy->num_microbatches, &schedule,
                                   &unused) == HLM_OK);
     HLM_ASSERT(hlm_sim_order_new(cache->arena, schedule, &made->order, &unused) == HLM_OK);
-    made->held = hlm_schedule_held(cache->arena, schedule);
+    made->held = hlm_plan_held(cache->arena, strategy, schedule);
     sum_up_held(made, schedule->num_ranks);
     hlm_arena_free(scratch);
     made->key = *key;
@@ -545,7 +547,7 @@ static int32_t hull_steps(const struct hlm_column *column, int32_t kind, int32_t
 struct hulls {
     struct step steps[HLM_NUM_LAYER_KINDS * HLM_NUM_RECOMPUTES];
     int32_t num_steps;
-    double work_s, slots, least_slots, largest_slot;
+    double work_s, longest_s, slots, least_slots, largest_slot;
 };
 
 static struct hulls find_hulls(const struct hlm_column *column)
@@ -568,6 +570,7 @@ static struct hulls find_hulls(const struct hlm_column *column)
         }
         hulls.num_steps += num;
         hulls.work_s += counts[kind] * fastest.seconds;
+        hulls.longest_s = fmax(hulls.longest_s, fastest.seconds);
         hulls.slots += counts[kind] * fastest.bytes;
         hulls.least_slots += counts[kind] * least;
         hulls.largest_slot = fmax(hulls.largest_slot, fastest.bytes);
@@ -599,6 +602,27 @@ static double free_bytes_s(struct hulls *hulls, double held, double excess)
     return seconds;
 }
 
+/* Seconds of what has to be passed of a block on the way to another rank, and back from it. */
+static double pass_s(const struct hlm_pricer *pricer, enum hlm_block_kind kind, int32_t mode)
+{
+    return hlm_schedule_splits(pricer->strategy->schedule)
+               ? pricer->blocks[kind][mode].forward.seconds
+               : choice_of(pricer, kind, mode).seconds;
+}
+
+static double least_pass_s(const struct hlm_column *column)
+{
+    double least_s = INFINITY;
+    for (int32_t kind = 0; kind < HLM_NUM_LAYER_KINDS; kind++) {
+        for (int32_t mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
+            if (column->pricer.has_kind[layer_blocks[kind]] && column->placement.modes[mode]) {
+                least_s = fmin(least_s, pass_s(&column->pricer, layer_blocks[kind], mode));
+            }
+        }
+    }
+    return least_s;
+}
+
 double hlm_column_memory_bound(struct hlm_pricer_cache *cache, const struct hlm_column *column)
 {
     const struct hlm_pricer *pricer = &column->pricer;
@@ -609,12 +633,22 @@ double hlm_column_memory_bound(struct hlm_pricer_cache *cache, const struct hlm_
     if (schedule->mean_held * hulls.least_slots > room) {
         return INFINITY;
     }
-    const double work_s =
-        choice_of(pricer, HLM_BLOCK_EMBEDDING, HLM_RECOMPUTE_NONE).seconds +
-        choice_of(pricer, HLM_BLOCK_HEAD, HLM_RECOMPUTE_NONE).seconds + hulls.work_s +
-        free_bytes_s(&hulls, schedule->most_held, schedule->mean_held * hulls.slots - room);
-    return (double)column->strategy.num_microbatches * work_s / column->strategy.pp +
-           hlm_stage_sync_s(pricer);
+    const struct hlm_strategy *strategy = &column->strategy;
+    const double excess = schedule->mean_held * hulls.slots - room;
+    const struct hlm_ramp ramp = {
+        .num_ranks = strategy->pp,
+        .num_chunks = strategy->vpp,
+        .num_microbatches = strategy->num_microbatches,
+        .splits_backward = hlm_schedule_splits(strategy->schedule),
+        .head_is_first = hlm_layout_stage_rank(strategy, hlm_column_num_stages(column) - 1) == 0,
+        .layers_s = hulls.work_s,
+        .more_s = free_bytes_s(&hulls, schedule->most_held, excess),
+        .longest_s = hulls.longest_s,
+        .least_pass_s = least_pass_s(column),
+        .first_s = choice_of(pricer, HLM_BLOCK_EMBEDDING, HLM_RECOMPUTE_NONE).seconds,
+        .first_pass_s = pass_s(pricer, HLM_BLOCK_EMBEDDING, HLM_RECOMPUTE_NONE),
+        .last_s = choice_of(pricer, HLM_BLOCK_HEAD, HLM_RECOMPUTE_NONE).seconds};
+    return hlm_ramp_bound_s(&ramp) + hlm_stage_sync_s(pricer);
 }
 
 /* --- memory --- */

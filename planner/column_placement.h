@@ -57,7 +57,7 @@ bool hlm_column_may_fit(const struct hlm_column *column);
  * are held for h microbatches at least, on the mean of the stages of its rank: h * sum of slots +
  * static bytes <= pp * limit, but for what uneven remainders may save. The layers that have to
  * recompute for that, fractions of them counted, each where most microbatches are held, add to the
- * work, of which some rank has the pp-th part for every microbatch. INFINITY: nothing fits. */
+ * work, whose step ramp.h bounds. INFINITY: nothing fits. */
 double hlm_column_memory_bound(struct hlm_pricer_cache *cache, const struct hlm_column *column);
 
 /* Adds memory, reductions and optimizer times (and of a ranked column everything), so that patterns
