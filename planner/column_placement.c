@@ -66,6 +66,7 @@ struct cached_schedule {
     /* Microbatches held of a layer: the least of any rank on the mean of its stages, the most of
      * any stage, and how many layers' worth ranks may fall short of the mean in all. */
     double mean_held, most_held, short_held;
+    const struct hlm_path_row *ramp_rows;
     const struct cached_rows *rows;
     struct cached_schedule *older;
 };
@@ -881,6 +882,9 @@ static void complete_ranks(struct hlm_arena *arena, struct hlm_pricer_cache *cac
 {
     const int32_t n = hlm_column_num_stages(column);
     struct cached_schedule *schedule = find_schedule(cache, &column->strategy);
+    if (schedule->ramp_rows == NULL) {
+        schedule->ramp_rows = hlm_sim_ramp_rows(cache->arena, schedule->order);
+    }
     struct hlm_rank_stage *stages = HLM_ARENA_ARRAY(arena, struct hlm_rank_stage, n);
     double *transfer_s = HLM_ARENA_ARRAY(arena, double, n);
     const int64_t boundary_bytes = boundary_transient_bytes(&column->pricer);
@@ -895,7 +899,8 @@ static void complete_ranks(struct hlm_arena *arena, struct hlm_pricer_cache *cac
     struct hlm_rank_problem *ranks = &column->ranks;
     *ranks = (struct hlm_rank_problem){.order = schedule->order,
                                        .held = schedule->held,
-                                       .num_rows = hlm_sim_num_path_rows(schedule->order),
+                                       .rows = schedule->ramp_rows,
+                                       .num_rows = schedule->order->num_ranks,
                                        .num_layers = column->placement.num_layers,
                                        .layer_kinds = column->placement.layer_kinds,
                                        .stages = stages,
@@ -905,9 +910,15 @@ static void complete_ranks(struct hlm_arena *arena, struct hlm_pricer_cache *cac
                                        .hold = hold,
                                        .context = make_holding(arena, column)};
     memcpy(ranks->modes, column->placement.modes, sizeof(ranks->modes));
+}
+
+void hlm_column_take_paths(struct hlm_pricer_cache *cache, struct hlm_column *column)
+{
+    struct cached_schedule *schedule = find_schedule(cache, &column->strategy);
     double seconds[HLM_SIM_NUM_KINDS], mean_transfer_s = 0.0;
     find_means(column, seconds, &mean_transfer_s);
-    ranks->rows = find_rows(cache, schedule, seconds, mean_transfer_s);
+    column->ranks.rows = find_rows(cache, schedule, seconds, mean_transfer_s);
+    column->ranks.num_rows = hlm_sim_num_path_rows(schedule->order);
 }
 
 void hlm_column_complete(struct hlm_arena *arena, struct hlm_pricer_cache *cache,

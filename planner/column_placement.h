@@ -65,6 +65,10 @@ double hlm_column_memory_bound(struct hlm_pricer_cache *cache, const struct hlm_
 void hlm_column_complete(struct hlm_arena *arena, struct hlm_pricer_cache *cache,
                          struct hlm_column *column);
 
+/* Gives a ranked column, which is completed with the rows that its schedule's ramps make, those of
+ * its longest paths: more of them, nearer to a simulation, and dear to find. */
+void hlm_column_take_paths(struct hlm_pricer_cache *cache, struct hlm_column *column);
+
 /* The stages of a plan that gives [ends[s-1], ends[s]) to stage s, each with the recompute of its
  * pattern (which must exist); and those of a ranked column's partition. */
 const struct hlm_plan_stage *hlm_column_stages(struct hlm_arena *arena, struct hlm_pattern_set *set,

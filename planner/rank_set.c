@@ -253,21 +253,27 @@ struct hlm_rank_set *hlm_rank_set_new(struct hlm_arena *arena,
                                  .num_major = counts[major],
                                  .num_minor = counts[1 - major],
                                  .ranks = HLM_ARENA_ARRAY(arena, struct rank, num_ranks),
-                                 .num_chunks = problem->order->num_stages / num_ranks,
-                                 .constants = HLM_ARENA_ARRAY(arena, double, problem->num_rows)};
-    const size_t num_pairs = (size_t)problem->num_rows * (size_t)num_ranks;
-    set->factors =
-        HLM_ARENA_ARRAY(arena, double, num_pairs *HLM_SIM_NUM_KINDS *(size_t)set->num_chunks);
-    set->bases = HLM_ARENA_ARRAY(arena, double, num_pairs);
+                                 .num_chunks = problem->order->num_stages / num_ranks};
     find_least(set);
     set->most = find_most(set, cutoff_s);
     for (int32_t r = 0; r < num_ranks; r++) {
         prepare_rank(set, r);
     }
+    hlm_rank_set_read_rows(set);
+    return set;
+}
+
+void hlm_rank_set_read_rows(struct hlm_rank_set *set)
+{
+    const struct hlm_rank_problem *problem = set->problem;
+    const size_t num_pairs = (size_t)problem->num_rows * (size_t)problem->order->num_ranks;
+    set->constants = HLM_ARENA_ARRAY(set->arena, double, problem->num_rows);
+    set->factors =
+        HLM_ARENA_ARRAY(set->arena, double, num_pairs *HLM_SIM_NUM_KINDS *(size_t)set->num_chunks);
+    set->bases = HLM_ARENA_ARRAY(set->arena, double, num_pairs);
     for (int32_t k = 0; k < problem->num_rows; k++) {
         prepare_row(set, k);
     }
-    return set;
 }
 
 /* --- least sums over the stages of a rank --- */
@@ -515,6 +521,40 @@ static void search_major_fully(struct mode_search *search, int32_t count)
     }
 }
 
+/* The allowed mode of a kind that keeps least. */
+static int32_t leanest_mode(const struct mode_search *search, int32_t kind)
+{
+    int32_t leanest = -1;
+    for (int32_t mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
+        const int64_t *bytes = search->stage->slot_bytes[kind];
+        if (search->set->problem->modes[mode] && (leanest < 0 || bytes[mode] < bytes[leanest])) {
+            leanest = mode;
+        }
+    }
+    return leanest;
+}
+
+/* False: not even all layers in the mode that keeps least fit, without what they need for a moment;
+ * every other choice holds as much in every held row. */
+static bool any_modes_fit(struct mode_search *search, int32_t minor, int32_t major)
+{
+    const int32_t counts[] = {minor, major};
+    const int32_t kinds[] = {search->set->minor, search->set->major};
+    for (int32_t i = 0; i < HLM_NUM_LAYER_KINDS; i++) {
+        const int32_t mode = leanest_mode(search, kinds[i]);
+        set_modes(search, kinds[i], counts[i], mode == HLM_RECOMPUTE_FULL ? counts[i] : 0,
+                  mode == HLM_RECOMPUTE_SELECTIVE ? counts[i] : 0);
+    }
+    const double room = (double)(search->rank->room_bytes - search->static_bytes -
+                                 search->rank->base_transient_bytes);
+    for (int32_t row = 0; row < search->rank->num_held; row++) {
+        if (slots_in(search, row) > room) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* No recompute where that fits and nothing is faster; else the best of all choices. */
 static double least_gradient_s(struct mode_search *search, int32_t minor, int32_t major)
 {
@@ -558,6 +598,9 @@ static const struct hlm_rank_load *make_load(struct hlm_rank_set *set, int32_t i
                                  .rank = rank,
                                  .num_layers = minor + major,
                                  .static_bytes = holding.static_bytes};
+    if (!any_modes_fit(&search, minor, major)) {
+        return load;
+    }
     load->reduce_s = holding.reduce_s;
     load->optimizer_s = holding.optimizer_s;
     const int32_t counts[] = {minor, major}, kinds[] = {set->minor, set->major};
@@ -825,27 +868,32 @@ static bool all_fit(const struct narrowing *narrowing)
     return fit;
 }
 
-/* The row of the longest paths of all, with the least on every rank. */
-static bool longest_is_within(const struct narrowing *narrowing)
+/* A row of no rank in particular, with the least on every rank. */
+static bool row_is_within(const struct narrowing *narrowing, int32_t row)
 {
     const struct hlm_rank_set *set = narrowing->set;
-    const int32_t row = set->problem->num_rows - 1;
     fill_others(narrowing, row, -1);
     return others_base_s(set, row, -1) + narrowing->least_major[set->num_major] +
                narrowing->least_minor[set->num_minor] <=
            narrowing->caps->cutoff_s;
 }
 
-/* Once through all ranks, by both of their rows. */
+/* Once through all rows, each by its rank. */
 static bool narrow_all(const struct narrowing *narrowing)
 {
-    const int32_t num_ranks = narrowing->set->problem->order->num_ranks;
-    for (int32_t r = 0; r < num_ranks; r++) {
-        if (!narrow_rank(narrowing, r, r) || !narrow_rank(narrowing, num_ranks + r, r)) {
+    const struct hlm_rank_problem *problem = narrowing->set->problem;
+    for (int32_t row = 0; row < problem->num_rows; row++) {
+        const int32_t rank = problem->rows[row].rank;
+        if (rank >= 0 && !narrow_rank(narrowing, row, rank)) {
             return false;
         }
     }
-    return all_fit(narrowing) && (isinf(narrowing->caps->cutoff_s) || longest_is_within(narrowing));
+    bool within = all_fit(narrowing);
+    for (int32_t row = 0; within && row < problem->num_rows; row++) {
+        within = problem->rows[row].rank >= 0 || isinf(narrowing->caps->cutoff_s) ||
+                 row_is_within(narrowing, row);
+    }
+    return within;
 }
 
 bool hlm_rank_narrow(struct hlm_arena *arena, struct hlm_rank_set *set, double cutoff_s,

@@ -41,7 +41,8 @@ struct hlm_rank_stage {
 struct hlm_rank_problem {
     const struct hlm_sim_order *order;
     const struct hlm_rank_held *held; /* [num_ranks] */
-    const struct hlm_path_row *rows;  /* [num_rows], of hlm_sim_path_rows */
+    const struct hlm_path_row *rows;  /* [num_rows], of schedule/simulate_paths.h, of every rank one
+                                         at least */
     int32_t num_rows;
     int32_t num_layers;
     const uint8_t *layer_kinds;          /* [num_layers] */
@@ -68,6 +69,8 @@ struct hlm_rank_set;
 /* cutoff_s: loads that alone take longer are not looked at (INFINITY: all are). */
 struct hlm_rank_set *hlm_rank_set_new(struct hlm_arena *arena,
                                       const struct hlm_rank_problem *problem, double cutoff_s);
+/* Takes the rows that its problem has now in place of those it had. */
+void hlm_rank_set_read_rows(struct hlm_rank_set *set);
 const struct hlm_rank_problem *hlm_rank_set_problem(const struct hlm_rank_set *set);
 int32_t hlm_rank_set_total(const struct hlm_rank_set *set, bool major); /* layers of a kind */
 int32_t hlm_rank_set_most(const struct hlm_rank_set *set); /* major layers of a load, at most */

@@ -237,9 +237,17 @@ static bool expand(struct hlm_search_state *search, struct hlm_search_candidate 
     }
     search->expanded[search->num_expanded++] = expanded;
     candidate->expanded = expanded;
-    candidate->level = HLM_LEVEL_THRESHOLD;
+    candidate->level = expanded->column.is_ranked ? HLM_LEVEL_RAMPS : HLM_LEVEL_THRESHOLD;
     expanded->threshold_s = candidate->bound_s;
     return true;
+}
+
+/* Of a ranked column, from the ramps to the threshold. False: it is out. */
+static bool take_paths(struct hlm_search_state *search, struct hlm_search_candidate *candidate)
+{
+    candidate->level = HLM_LEVEL_THRESHOLD;
+    return candidate->bound_s <= hlm_search_limit_s(search) &&
+           hlm_search_take_paths(search, candidate->expanded, &candidate->bound_s);
 }
 
 /* --- from the family to the closed form --- */
@@ -404,6 +412,8 @@ static bool advance(struct hlm_search_state *search, struct hlm_search_candidate
         return close_form(search, candidate);
     case HLM_LEVEL_CLOSED_FORM:
         return expand(search, candidate);
+    case HLM_LEVEL_RAMPS:
+        return take_paths(search, candidate);
     case HLM_LEVEL_THRESHOLD:
         return solve(search, candidate);
     case HLM_LEVEL_SOLVED:

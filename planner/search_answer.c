@@ -40,7 +40,7 @@ static int32_t find_survivors(const struct hlm_search_state *search, double cuto
     survivors[0] = search->least_ilp;
     for (int32_t i = 0; i < search->heap_size; i++) {
         struct hlm_search_column *expanded = search->heap[i].expanded;
-        if (expanded != NULL && expanded != search->least_ilp &&
+        if (search->heap[i].level >= HLM_LEVEL_THRESHOLD && expanded != search->least_ilp &&
             expanded->threshold_s <= cutoff_s) {
             insert_survivor(survivors, &num, expanded);
         }

@@ -13,6 +13,7 @@ enum hlm_search_level {
     HLM_LEVEL_FAMILY,      /* all columns of a family: not listed yet */
     HLM_LEVEL_LISTED_ONLY, /* a column with the bound of its family */
     HLM_LEVEL_CLOSED_FORM, /* microseconds */
+    HLM_LEVEL_RAMPS,       /* exact memory and recompute; times by the ramps of the schedule alone */
     HLM_LEVEL_THRESHOLD,   /* exact memory and recompute; a first partition was simulated */
     HLM_LEVEL_SOLVED,      /* the least bound of its partitions, by the ILP */
     HLM_LEVEL_LISTED,      /* all partitions that could close the gap were simulated */
@@ -83,9 +84,12 @@ void hlm_search_take_ilp(struct hlm_search_state *search, struct hlm_search_colu
 
 /* --- search_ranks.c: ranked columns, level by level --- */
 
-/* From the closed form to the threshold; false: the column is out (and its arena still there). */
+/* From the closed form to the ramps; false: the column is out (and its arena still there). */
 bool hlm_search_expand_ranks(struct hlm_search_state *search, struct hlm_search_column *expanded,
                              double *bound_s, bool *out_feasible);
+/* From the ramps to the threshold; false: the column is out. */
+bool hlm_search_take_paths(struct hlm_search_state *search, struct hlm_search_column *expanded,
+                           double *bound_s);
 /* From the threshold to the ILP; false: nothing in the column is as good as the limit. */
 bool hlm_search_solve_ranks(struct hlm_search_state *search, struct hlm_search_column *expanded,
                             double *bound_s);

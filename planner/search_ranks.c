@@ -87,7 +87,7 @@ static void even_totals(const struct hlm_rank_problem *problem, const struct hlm
 }
 
 static void guess(struct hlm_search_state *search, struct hlm_search_column *expanded,
-                  const int32_t *totals)
+                  const int32_t *totals, bool improves)
 {
     const struct hlm_arena_mark mark = hlm_arena_mark(search->scratch);
     const struct hlm_rank_problem *problem = &expanded->column.ranks;
@@ -95,10 +95,18 @@ static void guess(struct hlm_search_state *search, struct hlm_search_column *exp
         hlm_rank_partition_new(search->scratch, problem->order->num_stages);
     hlm_rank_spread(problem, totals, &partition);
     const double step_s = try_ends(search, expanded, &partition);
-    if (isfinite(step_s) && expanded->threshold_s < hlm_search_goal_s(search)) {
+    if (isfinite(step_s) && expanded->threshold_s < hlm_search_goal_s(search) && improves) {
         improve(search, expanded, &partition, step_s);
     }
     hlm_arena_rewind(search->scratch, mark);
+}
+
+static void guess_evenly(struct hlm_search_state *search, struct hlm_search_column *expanded,
+                         const struct hlm_rank_caps *caps, bool has_paths)
+{
+    int32_t *totals = HLM_ARENA_ARRAY(search->scratch, int32_t, expanded->column.strategy.pp);
+    even_totals(&expanded->column.ranks, caps, totals);
+    guess(search, expanded, totals, has_paths);
 }
 
 /* --- the levels --- */
@@ -116,9 +124,26 @@ bool hlm_search_expand_ranks(struct hlm_search_state *search, struct hlm_search_
     if (isfinite(threshold_s)) {
         *bound_s = fmax(*bound_s, threshold_s);
         expanded->threshold_s = *bound_s;
-        int32_t *totals = HLM_ARENA_ARRAY(search->scratch, int32_t, expanded->column.strategy.pp);
-        even_totals(&expanded->column.ranks, &caps, totals);
-        guess(search, expanded, totals);
+        guess_evenly(search, expanded, &caps, false);
+    }
+    hlm_arena_rewind(search->scratch, mark);
+    return isfinite(threshold_s);
+}
+
+bool hlm_search_take_paths(struct hlm_search_state *search, struct hlm_search_column *expanded,
+                           double *bound_s)
+{
+    const double limit_s = hlm_search_limit_s(search);
+    const struct hlm_arena_mark mark = hlm_arena_mark(search->scratch);
+    struct hlm_rank_caps caps;
+    hlm_column_take_paths(search->cache, &expanded->column);
+    hlm_rank_set_read_rows(expanded->ranks);
+    const double threshold_s =
+        hlm_rank_threshold(search->scratch, expanded->ranks, *bound_s, limit_s, &caps);
+    if (isfinite(threshold_s)) {
+        *bound_s = fmax(*bound_s, threshold_s);
+        expanded->threshold_s = *bound_s;
+        guess_evenly(search, expanded, &caps, true);
     }
     hlm_arena_rewind(search->scratch, mark);
     return isfinite(threshold_s);
@@ -164,7 +189,7 @@ bool hlm_search_solve_ranks(struct hlm_search_state *search, struct hlm_search_c
             for (int32_t r = 0; r < p; r++) {
                 majors[r] += minors[r];
             }
-            guess(search, expanded, majors);
+            guess(search, expanded, majors, true);
         }
     }
     hlm_arena_rewind(search->scratch, mark);

@@ -55,12 +55,17 @@ static bool loads_are_bounded(struct hlm_arena *scratch, struct hlm_rank_set *se
     return outcome == HLM_ILP_NO_BETTER || least_s >= goal_s;
 }
 
-static enum hlm_verdict judge(struct hlm_arena *scratch, struct judging *judging,
-                              const struct hlm_column *column)
+static enum hlm_verdict judge(struct hlm_pricer_cache *cache, struct hlm_arena *scratch,
+                              struct judging *judging, struct hlm_column *column)
 {
     double work = 2e8;
     struct hlm_rank_caps caps;
     struct hlm_rank_set *set = hlm_rank_set_new(judging->arena, &column->ranks, judging->goal_s);
+    if (!hlm_rank_narrow(scratch, set, judging->goal_s, &caps)) {
+        return HLM_VERDICT_BOUNDED;
+    }
+    hlm_column_take_paths(cache, column);
+    hlm_rank_set_read_rows(set);
     if (!hlm_rank_narrow(scratch, set, judging->goal_s, &caps) ||
         loads_are_bounded(scratch, set, &caps, judging->goal_s)) {
         return HLM_VERDICT_BOUNDED;
@@ -90,7 +95,7 @@ enum hlm_verdict hlm_verify_ranked(struct hlm_pricer_cache *cache,
             verdict = HLM_VERDICT_CLOSED_FORM;
         } else {
             hlm_column_complete(arena, cache, &column);
-            verdict = judge(scratch, &judging, &column);
+            verdict = judge(cache, scratch, &judging, &column);
         }
     }
     *out_step_s = judging.least_s;

@@ -427,6 +427,39 @@ const struct hlm_path_row *hlm_sim_path_rows(struct hlm_arena *arena,
     return rows;
 }
 
+const struct hlm_path_row *hlm_sim_ramp_rows(struct hlm_arena *arena,
+                                             const struct hlm_sim_order *order)
+{
+    const int32_t p = order->num_ranks;
+    const size_t size = (size_t)order->num_stages * HLM_SIM_NUM_KINDS;
+    const double ways = order->splits_backward ? 1.0 : 2.0;
+    struct hlm_path_row *rows = HLM_ARENA_ARRAY(arena, struct hlm_path_row, p);
+    double **actions = HLM_ARENA_ARRAY(arena, double *, p);
+    for (int32_t r = 0; r < p; r++) {
+        double *transfers = HLM_ARENA_ARRAY(arena, double, order->num_stages);
+        double *ends = HLM_ARENA_ARRAY(arena, double, p);
+        actions[r] = HLM_ARENA_ARRAY(arena, double, size);
+        for (int32_t u = 0; u < r; u++) {
+            HLM_ASSERT(order->stage_rank[u] == u);
+            actions[r][u * HLM_SIM_NUM_KINDS + HLM_ACTION_F] = 1.0;
+            actions[r][u * HLM_SIM_NUM_KINDS + HLM_ACTION_B] = ways - 1.0;
+            transfers[u] = ways;
+        }
+        ends[order->splits_backward ? r : 0] = 1.0;
+        rows[r] = (struct hlm_path_row){
+            .rank = r, .actions = actions[r], .transfers = transfers, .ends = ends};
+    }
+    for (int32_t i = 0; i < order->num_places; i++) {
+        const struct hlm_sim_place *place = &order->places[i];
+        double *own = actions[order->stage_rank[place->action / HLM_SIM_NUM_KINDS]];
+        own[place->action] += 1.0;
+        if (place->other != NOBODY) {
+            own[place->other] += 1.0;
+        }
+    }
+    return rows;
+}
+
 double hlm_path_row_s(const struct hlm_sim_order *order, const struct hlm_path_row *row,
                       const struct hlm_sim_costs *costs)
 {

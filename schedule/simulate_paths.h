@@ -40,6 +40,13 @@ const struct hlm_path_row *hlm_sim_path_rows(struct hlm_arena *arena,
                                              const struct hlm_sim_order *order,
                                              const struct hlm_sim_costs *reference);
 
+/* [num_ranks] rows that need no reference, as they hold for every order of the lists: row r has all
+ * of the list of rank r, and one forward of each stage 0 .. r-1, which stand in front of whatever the
+ * rank does (its own stages come behind them); where backwards are whole also one backward of each,
+ * behind whatever it does. */
+const struct hlm_path_row *hlm_sim_ramp_rows(struct hlm_arena *arena,
+                                             const struct hlm_sim_order *order);
+
 /* The value of a row: what no simulation with these costs is below. */
 double hlm_path_row_s(const struct hlm_sim_order *order, const struct hlm_path_row *row,
                       const struct hlm_sim_costs *costs);
