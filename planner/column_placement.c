@@ -53,6 +53,14 @@ struct cached_pricer {
     const struct cached_pricer *older;
 };
 
+/* What a layer of the frequent kind takes at the least. */
+struct cached_least {
+    struct key key;
+    bool refused;
+    double seconds;
+    const struct cached_least *older;
+};
+
 /* A schedule, and its rows at one reference. */
 struct cached_rows {
     struct key key;
@@ -76,6 +84,8 @@ struct hlm_pricer_cache {
     const struct hlm_search_problem *problem;
     const uint8_t *layer_kinds;
     const struct cached_pricer *pricers[NUM_BUCKETS];
+    const struct cached_pricer *priced[NUM_BUCKETS]; /* those that pricers are made from */
+    const struct cached_least *least[NUM_BUCKETS];
     struct cached_schedule *schedules[NUM_BUCKETS];
 };
 
@@ -101,8 +111,9 @@ static void add_group(struct key *key, const struct hlm_pricer_cache *cache,
     key_add_shape(key, &shape);
 }
 
-static struct key pricer_key(const struct hlm_pricer_cache *cache,
-                             const struct hlm_strategy *strategy)
+/* What the operators of layers depend on. */
+static struct key layer_key(const struct hlm_pricer_cache *cache,
+                            const struct hlm_strategy *strategy)
 {
     struct key key = {.num = 0};
     key_add(&key, strategy->microbatch_size);
@@ -110,11 +121,27 @@ static struct key pricer_key(const struct hlm_pricer_cache *cache,
     key_add(&key, strategy->cp);
     key_add(&key, strategy->ep);
     key_add(&key, strategy->etp);
-    key_add(&key, (strategy->sp ? 1 : 0) + (hlm_schedule_splits(strategy->schedule) ? 2 : 0) +
-                      (hlm_layout_ends_apart(strategy) ? 4 : 0));
+    key_add(&key, strategy->sp ? 1 : 0);
     add_group(&key, cache, strategy, HLM_GROUP_TP);
     add_group(&key, cache, strategy, HLM_GROUP_EP);
     add_group(&key, cache, strategy, HLM_GROUP_CP);
+    return key;
+}
+
+/* What those of all blocks depend on. */
+static struct key priced_key(const struct hlm_pricer_cache *cache,
+                             const struct hlm_strategy *strategy)
+{
+    struct key key = layer_key(cache, strategy);
+    key_add(&key, hlm_layout_ends_apart(strategy) ? 1 : 0);
+    return key;
+}
+
+static struct key pricer_key(const struct hlm_pricer_cache *cache,
+                             const struct hlm_strategy *strategy)
+{
+    struct key key = priced_key(cache, strategy);
+    key_add(&key, hlm_schedule_splits(strategy->schedule) ? 1 : 0);
     if (strategy->zero >= 2) {
         key_add(&key, strategy->zero);
         key_add(&key, strategy->dp);
@@ -124,16 +151,40 @@ static struct key pricer_key(const struct hlm_pricer_cache *cache,
     return key;
 }
 
-static const struct cached_pricer *make_pricer(struct hlm_pricer_cache *cache,
-                                               const struct hlm_strategy *strategy,
+static const struct cached_pricer *find_cached(const struct cached_pricer *const *buckets,
                                                const struct key *key)
 {
+    const struct cached_pricer *at = buckets[bucket_of(key)];
+    while (at != NULL && !same_key(&at->key, key)) {
+        at = at->older;
+    }
+    return at;
+}
+
+static struct cached_pricer *add_cached(struct hlm_pricer_cache *cache,
+                                        const struct cached_pricer **buckets,
+                                        const struct key *key)
+{
     struct cached_pricer *made = HLM_ARENA_NEW(cache->arena, struct cached_pricer);
-    struct hlm_pricer *pricer = HLM_ARENA_NEW(cache->arena, struct hlm_pricer);
-    struct hlm_err why = {0};
     const uint32_t bucket = bucket_of(key);
     made->key = *key;
-    made->older = cache->pricers[bucket];
+    made->older = buckets[bucket];
+    buckets[bucket] = made;
+    return made;
+}
+
+/* With the operators of all blocks priced. */
+static const struct cached_pricer *find_priced(struct hlm_pricer_cache *cache,
+                                               const struct hlm_strategy *strategy)
+{
+    const struct key key = priced_key(cache, strategy);
+    const struct cached_pricer *known = find_cached(cache->priced, &key);
+    if (known != NULL) {
+        return known;
+    }
+    struct cached_pricer *made = add_cached(cache, cache->priced, &key);
+    struct hlm_pricer *pricer = HLM_ARENA_NEW(cache->arena, struct hlm_pricer);
+    struct hlm_err why = {0};
     const int32_t group = hlm_layout_device_group(strategy, cache->problem->cluster, 0);
     if (hlm_pricer_init(cache->arena, cache->problem->model, strategy, cache->problem->cluster,
                         group, pricer, &why) == HLM_OK) {
@@ -141,7 +192,6 @@ static const struct cached_pricer *make_pricer(struct hlm_pricer_cache *cache,
     } else {
         made->why = hlm_arena_memdup(cache->arena, &why, sizeof(why));
     }
-    cache->pricers[bucket] = made;
     return made;
 }
 
@@ -149,13 +199,52 @@ static const struct cached_pricer *find_pricer(struct hlm_pricer_cache *cache,
                                                const struct hlm_strategy *strategy)
 {
     const struct key key = pricer_key(cache, strategy);
-    for (const struct cached_pricer *at = cache->pricers[bucket_of(&key)]; at != NULL;
-         at = at->older) {
+    const struct cached_pricer *known = find_cached(cache->pricers, &key);
+    if (known != NULL) {
+        return known;
+    }
+    const struct cached_pricer *priced = find_priced(cache, strategy);
+    struct cached_pricer *made = add_cached(cache, cache->pricers, &key);
+    made->why = priced->why;
+    if (priced->pricer != NULL) {
+        struct hlm_pricer *pricer = HLM_ARENA_NEW(cache->arena, struct hlm_pricer);
+        hlm_pricer_reuse(priced->pricer, strategy, pricer);
+        made->pricer = pricer;
+    }
+    return made;
+}
+
+/* The kind that most layers are of. */
+static int32_t frequent_kind(const struct hlm_pricer_cache *cache, int32_t *out_count)
+{
+    int32_t counts[HLM_NUM_LAYER_KINDS] = {0};
+    for (int32_t layer = 0; layer < cache->problem->model->num_layers; layer++) {
+        counts[cache->layer_kinds[layer]]++;
+    }
+    const int32_t kind = counts[1] > counts[0] ? 1 : 0;
+    *out_count = counts[kind];
+    return kind;
+}
+
+static const struct cached_least *find_least(struct hlm_pricer_cache *cache,
+                                             const struct hlm_strategy *strategy, int32_t kind,
+                                             struct hlm_err *err)
+{
+    const struct key key = layer_key(cache, strategy);
+    const uint32_t bucket = bucket_of(&key);
+    for (const struct cached_least *at = cache->least[bucket]; at != NULL; at = at->older) {
         if (same_key(&at->key, &key)) {
             return at;
         }
     }
-    return make_pricer(cache, strategy, &key);
+    struct cached_least *made = HLM_ARENA_NEW(cache->arena, struct cached_least);
+    *made = (struct cached_least){.key = key, .older = cache->least[bucket]};
+    cache->least[bucket] = made;
+    made->refused =
+        hlm_pricer_least_s(cache->arena, cache->problem->model, strategy, cache->problem->cluster,
+                           hlm_layout_device_group(strategy, cache->problem->cluster, 0),
+                           layer_blocks[kind], &made->seconds, err) != HLM_OK;
+    return made;
 }
 
 /* Layers of a rank are spread evenly over its stages: at most one more on some, who may be those
@@ -320,6 +409,20 @@ static double least_sync_s(const struct hlm_pricer *pricer)
     v_shaped.vpp = 2;
     other.strategy = &v_shaped;
     return fmin(hlm_stage_sync_s(pricer), hlm_stage_sync_s(&other));
+}
+
+enum hlm_status hlm_family_floor(struct hlm_pricer_cache *cache,
+                                 const struct hlm_strategy *strategy, double *out_s,
+                                 struct hlm_err *err)
+{
+    int32_t count = 0;
+    const int32_t kind = frequent_kind(cache, &count), p = strategy->pp;
+    const struct cached_least *least = find_least(cache, strategy, kind, err);
+    if (least->refused) {
+        return HLM_NO;
+    }
+    *out_s = (double)strategy->num_microbatches * ((count + p - 1) / p) * least->seconds;
+    return HLM_OK;
 }
 
 enum hlm_status hlm_family_bound(struct hlm_pricer_cache *cache,

@@ -18,6 +18,13 @@ struct hlm_pricer_cache;
 struct hlm_pricer_cache *hlm_pricer_cache_new(struct hlm_arena *arena,
                                               const struct hlm_search_problem *problem);
 
+/* The same bound as hlm_family_bound from the layers of the frequent kind alone, of which some rank
+ * has ceil(count / pp), without recompute, which only adds work: cheaper, as nothing else is
+ * priced. HLM_NO: the cost model refuses it. */
+HLM_MUST_CHECK enum hlm_status hlm_family_floor(struct hlm_pricer_cache *cache,
+                                                const struct hlm_strategy *strategy, double *out_s,
+                                                struct hlm_err *err);
+
 /* The least step of any column that differs from the strategy in schedule, vpp and zero only.
  * With W the least seconds of a microbatch in all layers, embedding and head (a backward in halves
  * where those take less): some rank has W / pp of it, and some rank ceil(L / pp) layers, for every

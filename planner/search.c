@@ -252,6 +252,21 @@ static bool take_paths(struct hlm_search_state *search, struct hlm_search_candid
 
 /* --- from the family to the closed form --- */
 
+/* False: the cost model refuses the family. */
+static bool price_family(struct hlm_search_state *search, struct hlm_search_candidate *candidate)
+{
+    double bound_s = 0.0;
+    candidate->level = HLM_LEVEL_FAMILY;
+    if (hlm_family_bound(search->cache, &candidate->family->strategy, &bound_s,
+                         &search->refusal) != HLM_OK) {
+        search->num_families_left--;
+        search->certificate.num_columns -= candidate->family->num_members;
+        return false;
+    }
+    candidate->bound_s = fmax(candidate->bound_s, bound_s);
+    return true;
+}
+
 /* Puts the columns of the family into the heap. */
 static void list_family(struct hlm_search_state *search,
                         const struct hlm_search_candidate *candidate)
@@ -405,6 +420,8 @@ static void list_partitions(struct hlm_search_state *search, struct hlm_search_c
 static bool advance(struct hlm_search_state *search, struct hlm_search_candidate *candidate)
 {
     switch (candidate->level) {
+    case HLM_LEVEL_UNPRICED:
+        return price_family(search, candidate);
     case HLM_LEVEL_FAMILY:
         list_family(search, candidate);
         return false;
@@ -504,23 +521,21 @@ static void find_runners_up(struct hlm_search_state *search)
     }
 }
 
-static enum hlm_status init_heap(struct hlm_search_state *search,
-                                 const struct hlm_column_family *families, int32_t num_families,
-                                 struct hlm_err *err)
+static void init_heap(struct hlm_search_state *search, const struct hlm_column_family *families,
+                      int32_t num_families)
 {
     int64_t index = 0;
     for (int32_t i = 0; i < num_families; i++) {
         struct hlm_search_candidate candidate = {
-            .index = index, .family = &families[i], .level = HLM_LEVEL_FAMILY};
-        if (hlm_family_bound(search->cache, &families[i].strategy, &candidate.bound_s, err) ==
-            HLM_OK) {
+            .index = index, .family = &families[i], .level = HLM_LEVEL_UNPRICED};
+        if (hlm_family_floor(search->cache, &families[i].strategy, &candidate.bound_s,
+                             &search->refusal) == HLM_OK) {
             heap_push(search, &candidate);
             search->num_families_left++;
             search->certificate.num_columns += families[i].num_members;
             index += 1 + families[i].num_members;
         }
     }
-    return search->heap_size > 0 ? HLM_OK : HLM_NO;
 }
 
 static enum hlm_status explain_infeasible(struct hlm_search_state *search, struct hlm_err *err)
@@ -537,9 +552,13 @@ static enum hlm_status search_columns(struct hlm_arena *arena, struct hlm_search
     const struct hlm_column_family *families = NULL;
     int32_t num_families = 0;
     HLM_TRY(hlm_columns_families(search->kept, search->problem, &families, &num_families, err));
-    HLM_TRY(init_heap(search, families, num_families, err));
+    init_heap(search, families, num_families);
     close_gap(search);
     find_runners_up(search);
+    if (search->certificate.num_columns == 0) {
+        *err = search->refusal;
+        return HLM_NO;
+    }
     return search->num_planned == 0 ? explain_infeasible(search, err)
                                     : hlm_search_answer(arena, search, out, err);
 }

@@ -10,7 +10,8 @@
 
 /* What is known of a candidate. Each level costs more than the one before and raises the bound. */
 enum hlm_search_level {
-    HLM_LEVEL_FAMILY,      /* all columns of a family: not listed yet */
+    HLM_LEVEL_UNPRICED,    /* all columns of a family, with its floor */
+    HLM_LEVEL_FAMILY,      /* the same with its bound: not listed yet */
     HLM_LEVEL_LISTED_ONLY, /* a column with the bound of its family */
     HLM_LEVEL_CLOSED_FORM, /* microseconds */
     HLM_LEVEL_RAMPS,       /* exact memory and recompute; times by the ramps of the schedule alone */
@@ -38,7 +39,7 @@ struct hlm_search_column {
 struct hlm_search_candidate {
     int64_t index; /* of its family, then of the column in it: order of ties */
     const struct hlm_column_family *family;
-    const struct hlm_strategy *strategy; /* NULL at HLM_LEVEL_FAMILY */
+    const struct hlm_strategy *strategy; /* NULL up to HLM_LEVEL_FAMILY */
     enum hlm_search_level level;
     double bound_s;
     struct hlm_search_column *expanded; /* NULL up to HLM_LEVEL_CLOSED_FORM */
@@ -51,6 +52,7 @@ struct hlm_search_state {
     struct hlm_search_candidate *heap; /* least bound first */
     int32_t heap_size, heap_room;
     int32_t num_families_left;           /* not listed yet */
+    struct hlm_err refusal;              /* of the last family that the cost model refused */
     struct hlm_search_column **expanded; /* all that were looked into */
     int32_t num_expanded, expanded_room;
     struct hlm_search_column **planned; /* those with a simulated partition, best first */
