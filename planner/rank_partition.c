@@ -187,6 +187,24 @@ double hlm_rank_simulate(struct hlm_arena *scratch, const struct hlm_rank_proble
     return step_s;
 }
 
+const struct hlm_path_row *hlm_rank_partition_rows(struct hlm_arena *arena,
+                                                   const struct hlm_rank_problem *problem,
+                                                   const struct hlm_rank_partition *partition)
+{
+    struct hlm_arena *scratch = hlm_arena_new();
+    const struct costs costs = costs_new(scratch, problem);
+    for (int32_t s = 0; s < problem->order->num_stages; s++) {
+        const struct stage_take take =
+            take_stage(problem, s, begin_of(partition, s), partition->ends[s], partition->full[s],
+                       partition->selective[s]);
+        set_times(&costs, s, take.seconds);
+        set_holding(problem, &costs, partition, s);
+    }
+    const struct hlm_path_row *rows = hlm_sim_path_rows(arena, problem->order, &costs.sim);
+    hlm_arena_free(scratch);
+    return rows;
+}
+
 /* --- guesses --- */
 
 /* What is left over of a rank's layers goes to stages that carry neither embedding nor head first.

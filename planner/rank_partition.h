@@ -21,6 +21,12 @@ void hlm_rank_partition_copy(struct hlm_rank_partition *to, const struct hlm_ran
 double hlm_rank_simulate(struct hlm_arena *scratch, const struct hlm_rank_problem *problem,
                          const struct hlm_rank_partition *partition);
 
+/* The path rows at the partition's own times: the largest of them is its simulated step, but for
+ * links that need both sides and optimizers that are not the slowest of all. [2 * num_ranks + 1]. */
+const struct hlm_path_row *hlm_rank_partition_rows(struct hlm_arena *arena,
+                                                   const struct hlm_rank_problem *problem,
+                                                   const struct hlm_rank_partition *partition);
+
 /* Fills ends so that each rank has totals[rank] layers, spread evenly over its stages. */
 void hlm_rank_spread(const struct hlm_rank_problem *problem, const int32_t *totals,
                      struct hlm_rank_partition *out);

@@ -12,6 +12,8 @@
 
 /* Nodes of one ILP, beyond which the DP decides; placements take a handful. */
 enum { MAX_COLUMN_NODES = 300 };
+/* Rounds of cuts of one column. */
+enum { MAX_CUTS = 12 };
 /* Seconds are compared with this much slack, as sums in another order differ. */
 static const double tie_frac = 1e-9;
 
@@ -119,13 +121,16 @@ void hlm_search_take_plan(struct hlm_search_state *search, struct hlm_search_col
     }
 }
 
-void hlm_search_take_ilp(struct hlm_search_state *search, struct hlm_search_column *expanded,
-                         double objective_s)
+struct hlm_search_column *hlm_search_least_ilp(const struct hlm_search_state *search)
 {
-    if (objective_s < search->least_ilp_s) {
-        search->least_ilp_s = objective_s;
-        search->least_ilp = expanded;
+    struct hlm_search_column *least = NULL;
+    for (int32_t i = 0; i < search->num_expanded; i++) {
+        struct hlm_search_column *expanded = search->expanded[i];
+        if (isfinite(expanded->ilp_s) && (least == NULL || expanded->ilp_s < least->ilp_s)) {
+            least = expanded;
+        }
     }
+    return least;
 }
 
 static void simulate_ends(struct hlm_search_state *search, struct hlm_search_column *expanded,
@@ -183,6 +188,7 @@ static struct hlm_search_column *expanded_new(const struct hlm_search_state *sea
     hlm_column_complete(arena, search->cache, &expanded->column);
     expanded->ends_bound_s = INFINITY;
     expanded->best_step_s = INFINITY;
+    expanded->ilp_s = INFINITY;
     return expanded;
 }
 
@@ -342,7 +348,7 @@ static bool solve_stages(struct hlm_search_state *search, struct hlm_search_colu
         return false;
     }
     *bound_s = fmax(*bound_s, fmin(least_s, partition.bound_s));
-    hlm_search_take_ilp(search, expanded, partition.bound_s);
+    expanded->ilp_s = partition.bound_s;
     bool same = true;
     for (int32_t s = 0; s < p; s++) {
         same = same && partition.ends[s] == expanded->ends[s];
@@ -415,6 +421,21 @@ static void list_partitions(struct hlm_search_state *search, struct hlm_search_c
     }
 }
 
+/* A solved column whose bound is below the goal: a round of cuts while they help, then all its
+ * partitions. False: the column is out. */
+static bool go_on(struct hlm_search_state *search, struct hlm_search_candidate *candidate)
+{
+    struct hlm_search_column *expanded = candidate->expanded;
+    if (expanded->column.is_ranked && expanded->num_cuts < MAX_CUTS) {
+        const enum hlm_search_cut cut =
+            hlm_search_cut_ranks(search, expanded, &candidate->bound_s);
+        expanded->num_cuts = cut == HLM_CUT_USELESS ? MAX_CUTS : expanded->num_cuts + 1;
+        return cut != HLM_CUT_OUT;
+    }
+    list_partitions(search, candidate);
+    return true;
+}
+
 /* --- the loop --- */
 
 static bool advance(struct hlm_search_state *search, struct hlm_search_candidate *candidate)
@@ -447,9 +468,14 @@ static bool advance(struct hlm_search_state *search, struct hlm_search_candidate
 static bool gap_is_done(const struct hlm_search_state *search,
                         const struct hlm_search_candidate *top)
 {
-    const bool solved = top->level >= HLM_LEVEL_SOLVED || top->bound_s >= search->least_ilp_s;
-    return top->level == HLM_LEVEL_GIVEN_UP ||
-           (top->bound_s >= hlm_search_goal_s(search) && solved);
+    if (top->level == HLM_LEVEL_GIVEN_UP) {
+        return true;
+    }
+    if (top->bound_s < hlm_search_goal_s(search)) {
+        return false;
+    }
+    const struct hlm_search_column *least = hlm_search_least_ilp(search);
+    return top->level >= HLM_LEVEL_SOLVED || (least != NULL && top->bound_s >= least->ilp_s);
 }
 
 static void report(const struct hlm_search_state *search, double total)
@@ -494,8 +520,9 @@ static void close_gap(struct hlm_search_state *search)
         }
         HLM_ASSERT(search->heap[0].level == HLM_LEVEL_SOLVED);
         struct hlm_search_candidate top = heap_pop(search);
-        list_partitions(search, &top);
-        heap_push(search, &top);
+        if (go_on(search, &top)) {
+            heap_push(search, &top);
+        }
     }
 }
 
@@ -580,7 +607,6 @@ enum hlm_status hlm_search(struct hlm_arena *arena, const struct hlm_search_prob
         .problem = problem,
         .kept = hlm_arena_new(),
         .scratch = hlm_arena_new(),
-        .least_ilp_s = INFINITY,
         .is_least_proved = true,
         .work_left = 4e8,
         .certificate = {.require = problem->require, .runnable_only = problem->runnable_only},

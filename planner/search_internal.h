@@ -32,8 +32,11 @@ struct hlm_search_column {
     struct hlm_pattern_set *set;
     int32_t *ends;       /* [pp]: of least bound among those seen */
     double ends_bound_s; /* INFINITY: none yet */
+    double ilp_s;        /* least objective of its ILP; INFINITY: not solved */
     /* the others */
     struct hlm_rank_set *ranks;
+    struct hlm_rank_partition *solved; /* of the ILP's loads; NULL: they have none that fits */
+    int32_t num_cuts;
 };
 
 struct hlm_search_candidate {
@@ -57,8 +60,6 @@ struct hlm_search_state {
     int32_t num_expanded, expanded_room;
     struct hlm_search_column **planned; /* those with a simulated partition, best first */
     int32_t num_planned, planned_room;
-    double least_ilp_s;                  /* least objective of the columns' ILPs, */
-    struct hlm_search_column *least_ilp; /* and the column that has it */
     bool is_least_proved;                /* every ILP was solved to its optimum */
     double work_left; /* simulated actions that listing partitions may still take */
     struct hlm_plan_certificate certificate;
@@ -80,9 +81,8 @@ double hlm_search_goal_s(const struct hlm_search_state *search);
 void hlm_search_take_plan(struct hlm_search_state *search, struct hlm_search_column *expanded,
                           const struct hlm_plan_stage *stages, double step_s);
 
-/* Remembers the least objective of any column's ILP. */
-void hlm_search_take_ilp(struct hlm_search_state *search, struct hlm_search_column *expanded,
-                         double objective_s);
+/* The column whose ILP has the least objective; NULL: none is solved. */
+struct hlm_search_column *hlm_search_least_ilp(const struct hlm_search_state *search);
 
 /* --- search_ranks.c: ranked columns, level by level --- */
 
@@ -95,6 +95,12 @@ bool hlm_search_take_paths(struct hlm_search_state *search, struct hlm_search_co
 /* From the threshold to the ILP; false: nothing in the column is as good as the limit. */
 bool hlm_search_solve_ranks(struct hlm_search_state *search, struct hlm_search_column *expanded,
                             double *bound_s);
+/* Adds the path rows of what the ILP found, whose simulation is above its bound, and solves it again.
+ * HLM_CUT_USELESS: there are none, or the bound is the same. HLM_CUT_OUT: nothing in the column is as
+ * good as the limit. */
+enum hlm_search_cut { HLM_CUT_HIGHER, HLM_CUT_USELESS, HLM_CUT_OUT };
+enum hlm_search_cut hlm_search_cut_ranks(struct hlm_search_state *search,
+                                         struct hlm_search_column *expanded, double *bound_s);
 /* From the ILP to the gap; false: too many partitions. */
 bool hlm_search_list_ranks(struct hlm_search_state *search, struct hlm_search_column *expanded);
 

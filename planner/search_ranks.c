@@ -1,11 +1,14 @@
 /* The levels of a column whose schedule is bounded by paths (rank_set.h). */
 #include <math.h>
+#include <string.h>
 
 #include "planner/rank_ilp.h"
 #include "planner/search_internal.h"
 
 /* Nodes of one ILP; what is proved until then counts. */
 enum { MAX_RANK_NODES = 300 };
+/* Rounds of cuts go on while the bound rises by this much. */
+static const double least_rise = 1e-5;
 /* Simulations of moved layers for one column, beyond which the best so far will do. */
 enum { MAX_MOVES = 40 };
 
@@ -86,8 +89,21 @@ static void even_totals(const struct hlm_rank_problem *problem, const struct hlm
     }
 }
 
+/* Keeps what the ILP found, to cut it off. */
+static void keep_solved(struct hlm_search_column *expanded, const struct hlm_rank_partition *found)
+{
+    const int32_t n = hlm_column_num_stages(&expanded->column);
+    if (expanded->solved == NULL) {
+        expanded->solved = HLM_ARENA_NEW(expanded->arena, struct hlm_rank_partition);
+        *expanded->solved = hlm_rank_partition_new(expanded->arena, n);
+    }
+    hlm_rank_partition_copy(expanded->solved, found, n);
+}
+
+/* Layers of the ranks, spread evenly over their stages: tried, and improved. solved: they are the
+ * ILP's. */
 static void guess(struct hlm_search_state *search, struct hlm_search_column *expanded,
-                  const int32_t *totals, bool improves)
+                  const int32_t *totals, bool improves, bool solved)
 {
     const struct hlm_arena_mark mark = hlm_arena_mark(search->scratch);
     const struct hlm_rank_problem *problem = &expanded->column.ranks;
@@ -95,6 +111,9 @@ static void guess(struct hlm_search_state *search, struct hlm_search_column *exp
         hlm_rank_partition_new(search->scratch, problem->order->num_stages);
     hlm_rank_spread(problem, totals, &partition);
     const double step_s = try_ends(search, expanded, &partition);
+    if (isfinite(step_s) && solved) {
+        keep_solved(expanded, &partition);
+    }
     if (isfinite(step_s) && expanded->threshold_s < hlm_search_goal_s(search) && improves) {
         improve(search, expanded, &partition, step_s);
     }
@@ -106,7 +125,7 @@ static void guess_evenly(struct hlm_search_state *search, struct hlm_search_colu
 {
     int32_t *totals = HLM_ARENA_ARRAY(search->scratch, int32_t, expanded->column.strategy.pp);
     even_totals(&expanded->column.ranks, caps, totals);
-    guess(search, expanded, totals, has_paths);
+    guess(search, expanded, totals, has_paths, false);
 }
 
 /* --- the levels --- */
@@ -185,15 +204,46 @@ bool hlm_search_solve_ranks(struct hlm_search_state *search, struct hlm_search_c
         *bound_s = fmax(*bound_s, fmin(least_s, loads_s));
         expanded->threshold_s = fmax(expanded->threshold_s, *bound_s);
         if (isfinite(loads_s)) {
-            hlm_search_take_ilp(search, expanded, loads_s);
+            expanded->ilp_s = loads_s;
             for (int32_t r = 0; r < p; r++) {
                 majors[r] += minors[r];
             }
-            guess(search, expanded, majors, true);
+            guess(search, expanded, majors, expanded->num_cuts == 0, true);
         }
     }
     hlm_arena_rewind(search->scratch, mark);
     return found;
+}
+
+/* The rows of a problem and more. */
+static void add_rows(struct hlm_search_column *expanded, const struct hlm_path_row *more,
+                     int32_t num_more)
+{
+    struct hlm_rank_problem *ranks = &expanded->column.ranks;
+    struct hlm_path_row *rows =
+        HLM_ARENA_ARRAY(expanded->arena, struct hlm_path_row, ranks->num_rows + num_more);
+    memcpy(rows, ranks->rows, (size_t)ranks->num_rows * sizeof(*rows));
+    memcpy(&rows[ranks->num_rows], more, (size_t)num_more * sizeof(*rows));
+    ranks->rows = rows;
+    ranks->num_rows += num_more;
+    hlm_rank_set_read_rows(expanded->ranks);
+}
+
+enum hlm_search_cut hlm_search_cut_ranks(struct hlm_search_state *search,
+                                         struct hlm_search_column *expanded, double *bound_s)
+{
+    const double before_s = *bound_s;
+    if (expanded->solved == NULL) {
+        return HLM_CUT_USELESS;
+    }
+    add_rows(expanded,
+             hlm_rank_partition_rows(expanded->arena, &expanded->column.ranks, expanded->solved),
+             hlm_sim_num_path_rows(expanded->column.ranks.order));
+    expanded->solved = NULL;
+    if (!hlm_search_solve_ranks(search, expanded, bound_s)) {
+        return HLM_CUT_OUT;
+    }
+    return *bound_s > before_s * (1 + least_rise) ? HLM_CUT_HIGHER : HLM_CUT_USELESS;
 }
 
 struct listing {

@@ -29,7 +29,7 @@ struct hlm_path_row {
 
 /* [num_ranks] rows with all of a rank's list, [num_ranks] along the longest paths through each
  * rank, and one of the longest paths of all (rank -1), which is exact at the reference. reference:
- * durations and transfers of any stage times; those of the rows' use should be near. Pairs take F +
+ * durations, transfers and reductions of any stage times; those of the rows' use should be near. Pairs take F +
  * B.
  */
 static inline int32_t hlm_sim_num_path_rows(const struct hlm_sim_order *order)
