@@ -210,11 +210,16 @@ const struct hlm_path_row *hlm_rank_partition_rows(struct hlm_arena *arena,
 /* What is left over of a rank's layers goes to stages that carry neither embedding nor head first.
  */
 void hlm_rank_spread(const struct hlm_rank_problem *problem, const int32_t *totals,
-                     struct hlm_rank_partition *out)
+                     const int32_t *firsts, struct hlm_rank_partition *out)
 {
     for (int32_t r = 0; r < problem->order->num_ranks; r++) {
         const struct hlm_rank_held *held = &problem->held[r];
         int32_t more = totals[r] % held->num_chunks;
+        if (firsts != NULL && firsts[r] >= 0) {
+            out->ends[held->stages[0]] = firsts[r];
+            out->ends[held->stages[1]] = totals[r] - firsts[r];
+            continue;
+        }
         for (int pass = 0; pass < 2; pass++) {
             for (int32_t c = held->num_chunks - 1; c >= 0; c--) {
                 const int32_t s = held->stages[c];

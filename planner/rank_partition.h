@@ -27,9 +27,10 @@ const struct hlm_path_row *hlm_rank_partition_rows(struct hlm_arena *arena,
                                                    const struct hlm_rank_problem *problem,
                                                    const struct hlm_rank_partition *partition);
 
-/* Fills ends so that each rank has totals[rank] layers, spread evenly over its stages. */
+/* Fills ends so that each rank has totals[rank] layers, spread evenly over its stages. firsts: NULL,
+ * or of ranks with two stages, where not negative, those on the first. */
 void hlm_rank_spread(const struct hlm_rank_problem *problem, const int32_t *totals,
-                     struct hlm_rank_partition *out);
+                     const int32_t *firsts, struct hlm_rank_partition *out);
 
 /* A choice of recompute for given ends, rank by rank: of those that recompute only selectively,
  * only fully, or all layers in either way, as few layers as memory allows, the first stages of the

@@ -33,6 +33,8 @@ struct hlm_rank_set {
     double *constants; /* [num_rows] */
     /* [num_rows][num_ranks][HLM_SIM_NUM_KINDS][num_chunks]: of the stages of the rank, ascending */
     double *factors;
+    double *placed; /* the same in the order of the stages; NULL unless is_placed */
+    bool is_placed, is_led_by_minors;
     double *bases; /* [num_rows][num_ranks]: what the rank's stages have without layers, seconds */
     double least_s[HLM_NUM_LAYER_KINDS][HLM_SIM_NUM_KINDS]; /* of a layer on any rank */
 };
@@ -200,11 +202,15 @@ static void prepare_factors(struct hlm_rank_set *set, int32_t index, int32_t ran
     const struct hlm_rank_held *held = &problem->held[rank];
     for (int32_t action = 0; action < HLM_SIM_NUM_KINDS; action++) {
         double *factors = factors_at(set, index, rank, action);
+        double *placed = set->is_placed ? &set->placed[factors - set->factors] : NULL;
         for (int32_t c = 0; c < set->num_chunks; c++) {
             const int32_t s = held->stages[c];
             factors[c] = problem->rows[index].actions[s * HLM_SIM_NUM_KINDS + action];
             set->bases[index * problem->order->num_ranks + rank] +=
                 factors[c] * problem->stages[s].base_s[action];
+            if (placed != NULL) {
+                placed[c] = factors[c];
+            }
         }
         sort_ascending(factors, set->num_chunks);
     }
@@ -221,6 +227,41 @@ static void prepare_row(struct hlm_rank_set *set, int32_t index)
     for (int32_t r = 0; r < problem->order->num_ranks; r++) {
         prepare_factors(set, index, r);
     }
+}
+
+/* Whether minor layers come first and none can be on a rank's second stage (rank_set.h). */
+static bool is_led_by_minors(const struct hlm_rank_set *set)
+{
+    const struct hlm_rank_problem *problem = set->problem;
+    bool led = set->num_minor > 0 && set->num_minor < problem->order->num_ranks;
+    for (int32_t i = 0; i < set->num_minor; i++) {
+        led = led && problem->layer_kinds[i] == set->minor;
+    }
+    for (int32_t s = 0; s < problem->order->num_ranks; s++) {
+        led = led && problem->held[s].stages[0] == s &&
+              (set->num_chunks == 1 || s == 0 || !problem->stages[s].may_be_empty);
+    }
+    return led;
+}
+
+bool hlm_rank_set_is_placed(const struct hlm_rank_set *set)
+{
+    return set->is_placed;
+}
+
+bool hlm_rank_set_is_led_by_minors(const struct hlm_rank_set *set)
+{
+    return set->is_led_by_minors;
+}
+
+bool hlm_rank_load_has_first(const struct hlm_rank_set *set, int32_t rank, int32_t minor,
+                             int32_t major, int32_t first)
+{
+    const int32_t *stages = set->problem->held[rank].stages;
+    const int32_t second = minor + major - first;
+    return first >= minor && second >= 0 && second - first <= 1 && first - second <= 1 &&
+           (first > 0 || set->problem->stages[stages[0]].may_be_empty) &&
+           (second > 0 || set->problem->stages[stages[1]].may_be_empty);
 }
 
 /* Layers of the major kind that one rank can take at the most within the cutoff. */
@@ -254,6 +295,8 @@ struct hlm_rank_set *hlm_rank_set_new(struct hlm_arena *arena,
                                  .num_minor = counts[1 - major],
                                  .ranks = HLM_ARENA_ARRAY(arena, struct rank, num_ranks),
                                  .num_chunks = problem->order->num_stages / num_ranks};
+    set->is_led_by_minors = is_led_by_minors(set);
+    set->is_placed = set->num_chunks == 2 && (set->num_minor == 0 || set->is_led_by_minors);
     find_least(set);
     set->most = find_most(set, cutoff_s);
     for (int32_t r = 0; r < num_ranks; r++) {
@@ -268,8 +311,9 @@ void hlm_rank_set_read_rows(struct hlm_rank_set *set)
     const struct hlm_rank_problem *problem = set->problem;
     const size_t num_pairs = (size_t)problem->num_rows * (size_t)problem->order->num_ranks;
     set->constants = HLM_ARENA_ARRAY(set->arena, double, problem->num_rows);
-    set->factors =
-        HLM_ARENA_ARRAY(set->arena, double, num_pairs *HLM_SIM_NUM_KINDS *(size_t)set->num_chunks);
+    const size_t num_factors = num_pairs * HLM_SIM_NUM_KINDS * (size_t)set->num_chunks;
+    set->factors = HLM_ARENA_ARRAY(set->arena, double, num_factors);
+    set->placed = set->is_placed ? HLM_ARENA_ARRAY(set->arena, double, num_factors) : NULL;
     set->bases = HLM_ARENA_ARRAY(set->arena, double, num_pairs);
     for (int32_t k = 0; k < problem->num_rows; k++) {
         prepare_row(set, k);
@@ -650,8 +694,21 @@ double hlm_rank_row_constant_s(const struct hlm_rank_set *set, int32_t row)
     return set->constants[row];
 }
 
+/* Weighted layers of a kind: where they stand, or where that is least. */
+static double layer_factors(const struct hlm_rank_set *set, const double *factors, int32_t kind,
+                            int32_t minor, int32_t major, int32_t first)
+{
+    if (first < 0) {
+        return spread_sum(factors, set->num_chunks, minor + major,
+                          kind == set->major ? major : minor, false);
+    }
+    const double *placed = &set->placed[factors - set->factors];
+    return kind == set->minor ? minor * placed[0]
+                              : (first - minor) * placed[0] + (minor + major - first) * placed[1];
+}
+
 double hlm_rank_row_s(struct hlm_rank_set *set, int32_t row, int32_t rank, int32_t minor,
-                      int32_t major)
+                      int32_t major, int32_t first)
 {
     const struct hlm_rank_load *load = hlm_rank_load_get(set, rank, minor, major);
     const int32_t v = set->num_chunks, counts[] = {major, minor};
@@ -665,7 +722,7 @@ double hlm_rank_row_s(struct hlm_rank_set *set, int32_t row, int32_t rank, int32
             if (counts[i] > 0) {
                 const double least_s = set->least_s[kinds[i]][action];
                 plain_s += counts[i] * least_s;
-                seconds += spread_sum(factors, v, minor + major, counts[i], false) * least_s;
+                seconds += layer_factors(set, factors, kinds[i], minor, major, first) * least_s;
             }
         }
         seconds += factors[0] * larger(0.0, load->seconds[action] - plain_s);
@@ -673,7 +730,8 @@ double hlm_rank_row_s(struct hlm_rank_set *set, int32_t row, int32_t rank, int32
     return seconds;
 }
 
-double hlm_rank_bound_s(struct hlm_rank_set *set, const int32_t *minors, const int32_t *majors)
+double hlm_rank_bound_s(struct hlm_rank_set *set, const int32_t *minors, const int32_t *majors,
+                        const int32_t *firsts)
 {
     const int32_t num_ranks = set->problem->order->num_ranks;
     double bound_s = 0.0, optimizer_s = 0.0;
@@ -684,7 +742,7 @@ double hlm_rank_bound_s(struct hlm_rank_set *set, const int32_t *minors, const i
             if (!load->fits) {
                 return INFINITY;
             }
-            row_s += hlm_rank_row_s(set, k, r, minors[r], majors[r]);
+            row_s += hlm_rank_row_s(set, k, r, minors[r], majors[r], firsts == NULL ? -1 : firsts[r]);
             optimizer_s = larger(optimizer_s, load->optimizer_s);
         }
         bound_s = larger(bound_s, row_s);
@@ -813,7 +871,7 @@ static bool load_is_within(const struct narrowing *narrowing, int32_t row, int32
     if (!load->fits || isinf(narrowing->caps->cutoff_s)) {
         return load->fits;
     }
-    return others_s + hlm_rank_row_s(set, row, rank, minor, major) + load->optimizer_s +
+    return others_s + hlm_rank_row_s(set, row, rank, minor, major, -1) + load->optimizer_s +
                narrowing->least_major[set->num_major - major] +
                narrowing->least_minor[set->num_minor - minor] <=
            narrowing->caps->cutoff_s;

@@ -429,7 +429,7 @@ static bool go_on(struct hlm_search_state *search, struct hlm_search_candidate *
     if (expanded->column.is_ranked && expanded->num_cuts < MAX_CUTS) {
         const enum hlm_search_cut cut =
             hlm_search_cut_ranks(search, expanded, &candidate->bound_s);
-        expanded->num_cuts = cut == HLM_CUT_USELESS ? MAX_CUTS : expanded->num_cuts + 1;
+        expanded->num_cuts = cut == HLM_CUT_USELESS ? MAX_CUTS : expanded->num_cuts;
         return cut != HLM_CUT_OUT;
     }
     list_partitions(search, candidate);

@@ -6,7 +6,7 @@
 #include "planner/search_internal.h"
 
 /* Nodes of one ILP; what is proved until then counts. */
-enum { MAX_RANK_NODES = 300 };
+enum { MAX_RANK_NODES = 300, MAX_CUT_NODES = 4000 };
 /* Rounds of cuts go on while the bound rises by this much. */
 static const double least_rise = 1e-5;
 /* Simulations of moved layers for one column, beyond which the best so far will do. */
@@ -100,18 +100,18 @@ static void keep_solved(struct hlm_search_column *expanded, const struct hlm_ran
     hlm_rank_partition_copy(expanded->solved, found, n);
 }
 
-/* Layers of the ranks, spread evenly over their stages: tried, and improved. solved: they are the
+/* Layers of the ranks, spread evenly over their stages: tried, and improved. firsts: NULL, or the
  * ILP's. */
 static void guess(struct hlm_search_state *search, struct hlm_search_column *expanded,
-                  const int32_t *totals, bool improves, bool solved)
+                  const int32_t *totals, const int32_t *firsts, bool improves)
 {
     const struct hlm_arena_mark mark = hlm_arena_mark(search->scratch);
     const struct hlm_rank_problem *problem = &expanded->column.ranks;
     struct hlm_rank_partition partition =
         hlm_rank_partition_new(search->scratch, problem->order->num_stages);
-    hlm_rank_spread(problem, totals, &partition);
+    hlm_rank_spread(problem, totals, firsts, &partition);
     const double step_s = try_ends(search, expanded, &partition);
-    if (isfinite(step_s) && solved) {
+    if (isfinite(step_s) && firsts != NULL) {
         keep_solved(expanded, &partition);
     }
     if (isfinite(step_s) && expanded->threshold_s < hlm_search_goal_s(search) && improves) {
@@ -125,7 +125,7 @@ static void guess_evenly(struct hlm_search_state *search, struct hlm_search_colu
 {
     int32_t *totals = HLM_ARENA_ARRAY(search->scratch, int32_t, expanded->column.strategy.pp);
     even_totals(&expanded->column.ranks, caps, totals);
-    guess(search, expanded, totals, has_paths, false);
+    guess(search, expanded, totals, NULL, has_paths);
 }
 
 /* --- the levels --- */
@@ -171,7 +171,8 @@ bool hlm_search_take_paths(struct hlm_search_state *search, struct hlm_search_co
 /* The loads of least bound by the ILP; false: none within the limit. *out_least_s: what is proved.
  */
 static bool find_loads(struct hlm_search_state *search, struct hlm_search_column *expanded,
-                       int32_t *minors, int32_t *majors, double *out_bound_s, double *out_least_s)
+                       int32_t *minors, int32_t *majors, int32_t *firsts, double *out_bound_s,
+                       double *out_least_s)
 {
     struct hlm_rank_caps caps;
     const double cutoff_s = hlm_search_limit_s(search) * (1 + 1e-6);
@@ -180,7 +181,7 @@ static bool find_loads(struct hlm_search_state *search, struct hlm_search_column
     }
     const enum hlm_ilp_outcome outcome =
         hlm_rank_glpk(search->scratch, expanded->ranks, &caps, expanded->threshold_s,
-                      MAX_RANK_NODES, minors, majors, out_bound_s, out_least_s);
+                      expanded->num_cuts > 0 ? MAX_CUT_NODES : MAX_RANK_NODES, minors, majors, firsts, out_bound_s, out_least_s);
     search->certificate.num_ilps++;
     if (outcome == HLM_ILP_INCUMBENT || outcome == HLM_ILP_UNKNOWN) {
         search->is_least_proved = false;
@@ -198,8 +199,9 @@ bool hlm_search_solve_ranks(struct hlm_search_state *search, struct hlm_search_c
     const int32_t p = expanded->column.strategy.pp;
     int32_t *minors = HLM_ARENA_ARRAY(search->scratch, int32_t, p);
     int32_t *majors = HLM_ARENA_ARRAY(search->scratch, int32_t, p);
+    int32_t *firsts = HLM_ARENA_ARRAY(search->scratch, int32_t, p);
     double loads_s = 0.0, least_s = 0.0;
-    const bool found = find_loads(search, expanded, minors, majors, &loads_s, &least_s);
+    const bool found = find_loads(search, expanded, minors, majors, firsts, &loads_s, &least_s);
     if (found) {
         *bound_s = fmax(*bound_s, fmin(least_s, loads_s));
         expanded->threshold_s = fmax(expanded->threshold_s, *bound_s);
@@ -208,7 +210,7 @@ bool hlm_search_solve_ranks(struct hlm_search_state *search, struct hlm_search_c
             for (int32_t r = 0; r < p; r++) {
                 majors[r] += minors[r];
             }
-            guess(search, expanded, majors, expanded->num_cuts == 0, true);
+            guess(search, expanded, majors, firsts, expanded->num_cuts == 0);
         }
     }
     hlm_arena_rewind(search->scratch, mark);
@@ -240,6 +242,7 @@ enum hlm_search_cut hlm_search_cut_ranks(struct hlm_search_state *search,
              hlm_rank_partition_rows(expanded->arena, &expanded->column.ranks, expanded->solved),
              hlm_sim_num_path_rows(expanded->column.ranks.order));
     expanded->solved = NULL;
+    expanded->num_cuts++;
     if (!hlm_search_solve_ranks(search, expanded, bound_s)) {
         return HLM_CUT_OUT;
     }

@@ -49,9 +49,10 @@ static bool loads_are_bounded(struct hlm_arena *scratch, struct hlm_rank_set *se
     const int32_t p = hlm_rank_set_problem(set)->order->num_ranks;
     int32_t *minors = HLM_ARENA_ARRAY(scratch, int32_t, p);
     int32_t *majors = HLM_ARENA_ARRAY(scratch, int32_t, p);
+    int32_t *firsts = HLM_ARENA_ARRAY(scratch, int32_t, p);
     double bound_s = 0.0, least_s = 0.0;
     const enum hlm_ilp_outcome outcome = hlm_rank_glpk(scratch, set, caps, 0.5 * goal_s, MAX_NODES,
-                                                       minors, majors, &bound_s, &least_s);
+                                                       minors, majors, firsts, &bound_s, &least_s);
     return outcome == HLM_ILP_NO_BETTER || least_s >= goal_s;
 }
 
