@@ -256,8 +256,7 @@ static void price_passes(struct hlm_arena *arena, const struct hlm_pricer *price
 {
     const unsigned input = 1U << HLM_PART_INPUT_GRAD, weight = 1U << HLM_PART_WEIGHT_GRAD;
     const unsigned forward = 1U << HLM_PART_FORWARD;
-    const struct op_price *down =
-        price_ops(arena, pricer, block->forward, block->num_forward);
+    const struct op_price *down = price_ops(arena, pricer, block->forward, block->num_forward);
     const struct op_price *up = price_ops(arena, pricer, block->backward, block->num_backward);
     int64_t unused = 0;
     out->forward = price_pass(pricer, block->forward, down, block->num_forward, forward,
@@ -389,8 +388,7 @@ static struct hlm_lowering_input lowering_input(const struct hlm_pricer *pricer)
 
 static enum hlm_status price_kind(struct hlm_arena *arena, const struct hlm_pricer *pricer,
                                   enum hlm_block_kind kind,
-                                  struct hlm_raw_block out[HLM_NUM_RECOMPUTES],
-                                  struct hlm_err *err)
+                                  struct hlm_raw_block out[HLM_NUM_RECOMPUTES], struct hlm_err *err)
 {
     const struct hlm_lowering_input input = lowering_input(pricer);
     for (int32_t mode = 0; mode < num_modes(kind); mode++) {

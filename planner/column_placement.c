@@ -162,8 +162,7 @@ static const struct cached_pricer *find_cached(const struct cached_pricer *const
 }
 
 static struct cached_pricer *add_cached(struct hlm_pricer_cache *cache,
-                                        const struct cached_pricer **buckets,
-                                        const struct key *key)
+                                        const struct cached_pricer **buckets, const struct key *key)
 {
     struct cached_pricer *made = HLM_ARENA_NEW(cache->arena, struct cached_pricer);
     const uint32_t bucket = bucket_of(key);

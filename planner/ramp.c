@@ -6,9 +6,8 @@ static double equal_weights_s(const struct hlm_ramp *ramp)
 {
     const double p = ramp->num_ranks, m = (double)ramp->num_microbatches;
     const double work_s = ramp->layers_s + ramp->more_s + ramp->first_s + ramp->last_s;
-    const double passes_s = p < 2 ? 0.0
-                                  : (p - 1) * ramp->first_pass_s +
-                                        (p - 1) * (p - 2) / 2.0 * ramp->least_pass_s;
+    const double passes_s =
+        p < 2 ? 0.0 : (p - 1) * ramp->first_pass_s + (p - 1) * (p - 2) / 2.0 * ramp->least_pass_s;
     return (m * work_s + passes_s) / p;
 }
 
@@ -26,10 +25,10 @@ static double falling_weights_s(const struct hlm_ramp *ramp)
     }
     /* weight and behind are those of rank 0. */
     const double least = whole ? 1.0 : m * weight;
-    const double work_s = ramp->layers_s + least * ramp->more_s +
-                          (whole ? ramp->first_s : least * ramp->first_s +
-                                                       behind * ramp->first_pass_s) +
-                          (ramp->head_is_first ? least : 1.0) * ramp->last_s;
+    const double work_s =
+        ramp->layers_s + least * ramp->more_s +
+        (whole ? ramp->first_s : least * ramp->first_s + behind * ramp->first_pass_s) +
+        (ramp->head_is_first ? least : 1.0) * ramp->last_s;
     return (work_s - lost_s * sum_behind) / (behind + weight);
 }
 

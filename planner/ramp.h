@@ -9,16 +9,17 @@
  *
  * x_r being the seconds of a microbatch in all stages of rank r (F + B, or F + I + W), a_u what has
  * to be passed of stage u: F + B, with split backwards F. (1) is taken for all ranks at once with
- * weights y_r >= 0: step * sum y_r is at least the weighted sum of the right sides, in which the work
- * of rank u counts m y_u x_u + S_u a_u, S_u = sum_{r > u} y_r.
+ * weights y_r >= 0: step * sum y_r is at least the weighted sum of the right sides, in which the
+ * work of rank u counts m y_u x_u + S_u a_u, S_u = sum_{r > u} y_r.
  *
- * Equal weights: every stage 1 .. r-1 has a layer at least, so a_u >= least_pass, a_0 >= first_pass.
- * Falling weights: a_u >= share x_u - lost, and y_r = (1 - share S_r) / m (>= 0: S_r <= 1 / share)
- * makes all work count 1. With one chunk and whole backwards a_u = x_u: share 1, lost 0. Else, layers
- * of a rank being even over its v stages, stage u has at least (n_u - (v - 1)) / v of its n_u layers,
- * each at least least_pass; so with share = least_pass / (v longest), longest being the most that a
- * kind of layers takes at its fastest, a layer counts at least what it takes at its fastest; what it
- * takes beyond that and what the head takes count m y of their rank, which is least on rank 0. */
+ * Equal weights: every stage 1 .. r-1 has a layer at least, so a_u >= least_pass, a_0 >=
+ * first_pass. Falling weights: a_u >= share x_u - lost, and y_r = (1 - share S_r) / m (>= 0: S_r <=
+ * 1 / share) makes all work count 1. With one chunk and whole backwards a_u = x_u: share 1, lost 0.
+ * Else, layers of a rank being even over its v stages, stage u has at least (n_u - (v - 1)) / v of
+ * its n_u layers, each at least least_pass; so with share = least_pass / (v longest), longest being
+ * the most that a kind of layers takes at its fastest, a layer counts at least what it takes at its
+ * fastest; what it takes beyond that and what the head takes count m y of their rank, which is
+ * least on rank 0. */
 #ifndef HLM_PLANNER_RAMP_H
 #define HLM_PLANNER_RAMP_H
 

@@ -149,9 +149,8 @@ static void add_path_row(struct builder *builder, int32_t k, int32_t step)
     add_entry(builder, row, step, 1.0);
     for (int32_t i = 0; i < builder->num_choices; i++) {
         const struct hlm_rank_ilp_choice *choice = &builder->choices[i];
-        const double seconds =
-            hlm_rank_row_s(builder->set, k, choice->rank, choice->minor, choice->major,
-                           choice->first);
+        const double seconds = hlm_rank_row_s(builder->set, k, choice->rank, choice->minor,
+                                              choice->major, choice->first);
         add_entry(builder, row, choice->column, -seconds / builder->unit_s);
     }
 }
@@ -216,8 +215,8 @@ static double proved_bound_s(const struct hlm_ilp_result *result, double unit_s)
 
 enum hlm_ilp_outcome hlm_rank_glpk(struct hlm_arena *scratch, struct hlm_rank_set *set,
                                    const struct hlm_rank_caps *caps, double low_s,
-                                   int32_t max_nodes, int32_t *minors, int32_t *majors, int32_t *firsts,
-                                   double *out_bound_s, double *out_least_s)
+                                   int32_t max_nodes, int32_t *minors, int32_t *majors,
+                                   int32_t *firsts, double *out_bound_s, double *out_least_s)
 {
     const struct hlm_arena_mark mark = hlm_arena_mark(scratch);
     const double unit_s = low_s / 1000.0;

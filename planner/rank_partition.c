@@ -205,6 +205,19 @@ const struct hlm_path_row *hlm_rank_partition_rows(struct hlm_arena *arena,
     return rows;
 }
 
+void hlm_rank_add_rows(struct hlm_arena *arena, struct hlm_rank_problem *problem,
+                       const struct hlm_rank_partition *partition)
+{
+    const struct hlm_path_row *more = hlm_rank_partition_rows(arena, problem, partition);
+    const int32_t num_more = hlm_sim_num_path_rows(problem->order);
+    struct hlm_path_row *rows =
+        HLM_ARENA_ARRAY(arena, struct hlm_path_row, problem->num_rows + num_more);
+    memcpy(rows, problem->rows, (size_t)problem->num_rows * sizeof(*rows));
+    memcpy(&rows[problem->num_rows], more, (size_t)num_more * sizeof(*rows));
+    problem->rows = rows;
+    problem->num_rows += num_more;
+}
+
 /* --- guesses --- */
 
 /* What is left over of a rank's layers goes to stages that carry neither embedding nor head first.

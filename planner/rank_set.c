@@ -742,7 +742,8 @@ double hlm_rank_bound_s(struct hlm_rank_set *set, const int32_t *minors, const i
             if (!load->fits) {
                 return INFINITY;
             }
-            row_s += hlm_rank_row_s(set, k, r, minors[r], majors[r], firsts == NULL ? -1 : firsts[r]);
+            row_s +=
+                hlm_rank_row_s(set, k, r, minors[r], majors[r], firsts == NULL ? -1 : firsts[r]);
             optimizer_s = larger(optimizer_s, load->optimizer_s);
         }
         bound_s = larger(bound_s, row_s);

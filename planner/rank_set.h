@@ -9,12 +9,12 @@
  * for each row k, whatever the partition. A rank may own several stages, whose memory is one; their
  * numbers of layers differ by one at most (as frameworks have it; layers that are heaped on one
  * stage of a rank lengthen the way through the pipeline). What is placed here is layers on ranks: a
- * load (d, e) of a rank is so many layers of either kind, wherever they stand among its stages. Of a
- * rank with two stages a load may also say how many layers stand on the first (even numbers leave
+ * load (d, e) of a rank is so many layers of either kind, wherever they stand among its stages. Of
+ * a rank with two stages a load may also say how many layers stand on the first (even numbers leave
  * one or two possibilities), and then which these are: where the d layers of one kind come before
- * all others and are fewer than ranks, stages 1 .. p-1 have at least one layer each, so these d stand
- * on first stages of ranks, in front of the others there.
- * What follows is a relaxation, so a bound of it is a bound of every partition:
+ * all others and are fewer than ranks, stages 1 .. p-1 have at least one layer each, so these d
+ * stand on first stages of ranks, in front of the others there. What follows is a relaxation, so a
+ * bound of it is a bound of every partition:
  *
  *   order     which layers a rank takes is left open, their number is not; a stage has only those
  * that leave enough for the stages in front and behind a_k       each kind's layers stand on the

@@ -263,8 +263,8 @@ static bool price_family(struct hlm_search_state *search, struct hlm_search_cand
 {
     double bound_s = 0.0;
     candidate->level = HLM_LEVEL_FAMILY;
-    if (hlm_family_bound(search->cache, &candidate->family->strategy, &bound_s,
-                         &search->refusal) != HLM_OK) {
+    if (hlm_family_bound(search->cache, &candidate->family->strategy, &bound_s, &search->refusal) !=
+        HLM_OK) {
         search->num_families_left--;
         search->certificate.num_columns -= candidate->family->num_members;
         return false;
@@ -427,8 +427,7 @@ static bool go_on(struct hlm_search_state *search, struct hlm_search_candidate *
 {
     struct hlm_search_column *expanded = candidate->expanded;
     if (expanded->column.is_ranked && expanded->num_cuts < MAX_CUTS) {
-        const enum hlm_search_cut cut =
-            hlm_search_cut_ranks(search, expanded, &candidate->bound_s);
+        const enum hlm_search_cut cut = hlm_search_cut_ranks(search, expanded, &candidate->bound_s);
         expanded->num_cuts = cut == HLM_CUT_USELESS ? MAX_CUTS : expanded->num_cuts;
         return cut != HLM_CUT_OUT;
     }

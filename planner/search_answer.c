@@ -91,9 +91,8 @@ static enum hlm_status solve_master(struct hlm_search_state *search, struct hlm_
         }
     }
     int32_t *ends = HLM_ARENA_ARRAY(search->kept, int32_t, most_stages);
-    const struct hlm_master master =
-        hlm_master_glpk(search->scratch, columns, num_columns, least->ilp_s / 1000.0,
-                        MAX_MASTER_NODES, ends);
+    const struct hlm_master master = hlm_master_glpk(search->scratch, columns, num_columns,
+                                                     least->ilp_s / 1000.0, MAX_MASTER_NODES, ends);
     search->certificate.num_ilps++;
     search->certificate.master = (struct hlm_plan_master){.status = proof_of(master.outcome),
                                                           .objective_s = master.objective_s,

@@ -14,11 +14,11 @@ enum hlm_search_level {
     HLM_LEVEL_FAMILY,      /* the same with its bound: not listed yet */
     HLM_LEVEL_LISTED_ONLY, /* a column with the bound of its family */
     HLM_LEVEL_CLOSED_FORM, /* microseconds */
-    HLM_LEVEL_RAMPS,       /* exact memory and recompute; times by the ramps of the schedule alone */
-    HLM_LEVEL_THRESHOLD,   /* exact memory and recompute; a first partition was simulated */
-    HLM_LEVEL_SOLVED,      /* the least bound of its partitions, by the ILP */
-    HLM_LEVEL_LISTED,      /* all partitions that could close the gap were simulated */
-    HLM_LEVEL_GIVEN_UP,    /* solved, but too many partitions to list */
+    HLM_LEVEL_RAMPS,     /* exact memory and recompute; times by the ramps of the schedule alone */
+    HLM_LEVEL_THRESHOLD, /* exact memory and recompute; a first partition was simulated */
+    HLM_LEVEL_SOLVED,    /* the least bound of its partitions, by the ILP */
+    HLM_LEVEL_LISTED,    /* all partitions that could close the gap were simulated */
+    HLM_LEVEL_GIVEN_UP,  /* solved, but too many partitions to list */
 };
 
 /* A column that was looked into. Owns an arena for its patterns. */
@@ -60,8 +60,8 @@ struct hlm_search_state {
     int32_t num_expanded, expanded_room;
     struct hlm_search_column **planned; /* those with a simulated partition, best first */
     int32_t num_planned, planned_room;
-    bool is_least_proved;                /* every ILP was solved to its optimum */
-    double work_left; /* simulated actions that listing partitions may still take */
+    bool is_least_proved; /* every ILP was solved to its optimum */
+    double work_left;     /* simulated actions that listing partitions may still take */
     struct hlm_plan_certificate certificate;
     void (*progress)(void *context, double done, double total, const char *detail);
     void *progress_context;
@@ -95,9 +95,9 @@ bool hlm_search_take_paths(struct hlm_search_state *search, struct hlm_search_co
 /* From the threshold to the ILP; false: nothing in the column is as good as the limit. */
 bool hlm_search_solve_ranks(struct hlm_search_state *search, struct hlm_search_column *expanded,
                             double *bound_s);
-/* Adds the path rows of what the ILP found, whose simulation is above its bound, and solves it again.
- * HLM_CUT_USELESS: there are none, or the bound is the same. HLM_CUT_OUT: nothing in the column is as
- * good as the limit. */
+/* Adds the path rows of what the ILP found, whose simulation is above its bound, and solves it
+ * again. HLM_CUT_USELESS: there are none, or the bound is the same. HLM_CUT_OUT: nothing in the
+ * column is as good as the limit. */
 enum hlm_search_cut { HLM_CUT_HIGHER, HLM_CUT_USELESS, HLM_CUT_OUT };
 enum hlm_search_cut hlm_search_cut_ranks(struct hlm_search_state *search,
                                          struct hlm_search_column *expanded, double *bound_s);

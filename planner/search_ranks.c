@@ -1,6 +1,5 @@
 /* The levels of a column whose schedule is bounded by paths (rank_set.h). */
 #include <math.h>
-#include <string.h>
 
 #include "planner/rank_ilp.h"
 #include "planner/search_internal.h"
@@ -181,7 +180,8 @@ static bool find_loads(struct hlm_search_state *search, struct hlm_search_column
     }
     const enum hlm_ilp_outcome outcome =
         hlm_rank_glpk(search->scratch, expanded->ranks, &caps, expanded->threshold_s,
-                      expanded->num_cuts > 0 ? MAX_CUT_NODES : MAX_RANK_NODES, minors, majors, firsts, out_bound_s, out_least_s);
+                      expanded->num_cuts > 0 ? MAX_CUT_NODES : MAX_RANK_NODES, minors, majors,
+                      firsts, out_bound_s, out_least_s);
     search->certificate.num_ilps++;
     if (outcome == HLM_ILP_INCUMBENT || outcome == HLM_ILP_UNKNOWN) {
         search->is_least_proved = false;
@@ -217,20 +217,6 @@ bool hlm_search_solve_ranks(struct hlm_search_state *search, struct hlm_search_c
     return found;
 }
 
-/* The rows of a problem and more. */
-static void add_rows(struct hlm_search_column *expanded, const struct hlm_path_row *more,
-                     int32_t num_more)
-{
-    struct hlm_rank_problem *ranks = &expanded->column.ranks;
-    struct hlm_path_row *rows =
-        HLM_ARENA_ARRAY(expanded->arena, struct hlm_path_row, ranks->num_rows + num_more);
-    memcpy(rows, ranks->rows, (size_t)ranks->num_rows * sizeof(*rows));
-    memcpy(&rows[ranks->num_rows], more, (size_t)num_more * sizeof(*rows));
-    ranks->rows = rows;
-    ranks->num_rows += num_more;
-    hlm_rank_set_read_rows(expanded->ranks);
-}
-
 enum hlm_search_cut hlm_search_cut_ranks(struct hlm_search_state *search,
                                          struct hlm_search_column *expanded, double *bound_s)
 {
@@ -238,9 +224,8 @@ enum hlm_search_cut hlm_search_cut_ranks(struct hlm_search_state *search,
     if (expanded->solved == NULL) {
         return HLM_CUT_USELESS;
     }
-    add_rows(expanded,
-             hlm_rank_partition_rows(expanded->arena, &expanded->column.ranks, expanded->solved),
-             hlm_sim_num_path_rows(expanded->column.ranks.order));
+    hlm_rank_add_rows(expanded->arena, &expanded->column.ranks, expanded->solved);
+    hlm_rank_set_read_rows(expanded->ranks);
     expanded->solved = NULL;
     expanded->num_cuts++;
     if (!hlm_search_solve_ranks(search, expanded, bound_s)) {

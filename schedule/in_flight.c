@@ -173,8 +173,8 @@ static void find_rows(struct hlm_arena *arena, const struct hlm_rank_actions *li
     }
 }
 
-/* The stages of all ranks, without rows; chunk_of [num_stages]: the place of each among those of its
- * rank. */
+/* The stages of all ranks, without rows; chunk_of [num_stages]: the place of each among those of
+ * its rank. */
 static struct hlm_rank_held *list_stages(struct hlm_arena *arena,
                                          const struct hlm_schedule *schedule, int32_t *chunk_of)
 {
