@@ -227,6 +227,7 @@ enum hlm_search_cut hlm_search_cut_ranks(struct hlm_search_state *search,
     hlm_rank_add_rows(expanded->arena, &expanded->column.ranks, expanded->solved);
     hlm_rank_set_read_rows(expanded->ranks);
     expanded->solved = NULL;
+    expanded->ilp_s = INFINITY; /* of the program with fewer rows */
     expanded->num_cuts++;
     if (!hlm_search_solve_ranks(search, expanded, bound_s)) {
         return HLM_CUT_OUT;
