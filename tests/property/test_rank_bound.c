@@ -17,6 +17,7 @@ struct problem {
     struct hlm_rank_problem ranks;
     struct hlm_rank_stage stages[MAX_STAGES];
     const struct hlm_schedule *schedule;
+    const struct hlm_path_row *ramps;
     uint8_t kinds[MAX_LAYERS];
     double transfer_s[MAX_STAGES];
     bool both_sides[MAX_STAGES];
@@ -133,6 +134,7 @@ static void random_problem(struct hlm_arena *arena, struct hlm_rng *rng, struct 
                                             .send_backward_s = small};
     ranks->rows = hlm_sim_path_rows(arena, ranks->order, &reference);
     ranks->num_rows = hlm_sim_num_path_rows(ranks->order);
+    problem->ramps = hlm_sim_ramp_rows(arena, ranks->order);
 }
 
 /* --- every partition --- */
@@ -191,6 +193,10 @@ static void check_bounds(const struct brute *brute, const struct hlm_sim_costs *
     }
     for (int32_t k = 0; k < ranks->num_rows; k++) {
         assert_true(hlm_path_row_s(ranks->order, &ranks->rows[k], costs) <= step_s * slack);
+    }
+    for (int32_t r = 0; r < ranks->order->num_ranks; r++) {
+        assert_true(hlm_path_row_s(ranks->order, &brute->problem->ramps[r], costs) <=
+                    step_s * slack);
     }
     assert_true(hlm_rank_bound_s(brute->set, minors, majors, NULL) <= step_s * slack);
 }
