@@ -299,6 +299,18 @@ static int64_t most_groups(const struct lattice *lattice)
     const int64_t num_runs = lattice->size / run;
     const int64_t first = lattice->base / lattice->node;
     const int64_t last = (lattice->base + lattice->size - 1) / lattice->node;
+    if (first == last && lattice->size % run == 0) {
+        return lattice->size / lattice->count;
+    }
+    if (lattice->base % lattice->node == 0 && lattice->size % lattice->node == 0) {
+        /* Whole nodes: where runs fill nodes, or nodes runs, all nodes are alike. */
+        if (lattice->node % run == 0) {
+            return lattice->node / lattice->count;
+        }
+        if (run % lattice->node == 0) {
+            return min_of(lattice->stride, lattice->node);
+        }
+    }
     int64_t most = max_of(groups_on(lattice, first), groups_on(lattice, last));
     if (last > first) {
         most = max_of(most, groups_on(lattice, first + 1));

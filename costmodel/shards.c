@@ -34,9 +34,8 @@ static bool is_made_by_input_half(const struct hlm_block *block, int32_t grad)
     return false;
 }
 
-enum hlm_shard_kind hlm_shard_of_param(const struct hlm_block *block,
-                                       const struct hlm_strategy *strategy, bool tied,
-                                       int32_t param)
+static enum hlm_shard_kind shard_of_param(const struct hlm_block *block, bool split, bool tied,
+                                          int32_t param)
 {
     const struct hlm_param *what = &block->params[param];
     const bool token = block->kind == HLM_BLOCK_EMBEDDING && strcmp(what->name, "token") == 0;
@@ -46,9 +45,14 @@ enum hlm_shard_kind hlm_shard_of_param(const struct hlm_block *block,
     if (what->tied || (tied && token)) {
         return HLM_SHARD_TABLE;
     }
-    return hlm_schedule_splits(strategy->schedule) && is_made_by_input_half(block, what->grad)
-               ? HLM_SHARD_EARLY
-               : HLM_SHARD_DENSE;
+    return split && is_made_by_input_half(block, what->grad) ? HLM_SHARD_EARLY : HLM_SHARD_DENSE;
+}
+
+enum hlm_shard_kind hlm_shard_of_param(const struct hlm_block *block,
+                                       const struct hlm_strategy *strategy, bool tied,
+                                       int32_t param)
+{
+    return shard_of_param(block, hlm_schedule_splits(strategy->schedule), tied, param);
 }
 
 static void pad(struct hlm_shard_unit *unit, const struct hlm_strategy *strategy)
@@ -63,12 +67,12 @@ static bool is_borrowed(const struct hlm_tensor *tensor)
     return tensor->role == HLM_TENSOR_PARAM && tensor->param < 0;
 }
 
-static void find_units(const struct hlm_block *block, const struct hlm_strategy *strategy,
-                       bool tied, struct hlm_block_shards *out)
+static void find_units(const struct hlm_block *block, bool split, bool tied,
+                       struct hlm_block_shards *out)
 {
     for (int32_t p = 0; p < block->num_params; p++) {
         const struct hlm_param *param = &block->params[p];
-        struct hlm_shard_unit *unit = &out->units[hlm_shard_of_param(block, strategy, tied, p)];
+        struct hlm_shard_unit *unit = &out->units[shard_of_param(block, split, tied, p)];
         unit->num_elements += param->rows * param->cols;
         unit->num_sum_over_tp += param->sum_over_tp ? param->rows * param->cols : 0;
     }
@@ -81,21 +85,20 @@ static void find_units(const struct hlm_block *block, const struct hlm_strategy 
     }
     for (int32_t kind = 0; kind < HLM_NUM_SHARD_KINDS; kind++) {
         out->units[kind].group = kind == HLM_SHARD_EXPERT ? HLM_GROUP_EDP : HLM_GROUP_DP;
-        pad(&out->units[kind], strategy);
     }
 }
 
 /* --- passes --- */
 
 /* The bit of the unit of a parameter or gradient; 0: another tensor. */
-static uint32_t unit_bit(const struct hlm_block *block, const struct hlm_strategy *strategy,
-                         bool tied, int32_t tensor, enum hlm_tensor_role role)
+static uint32_t unit_bit(const struct hlm_block *block, bool split, bool tied, int32_t tensor,
+                         enum hlm_tensor_role role)
 {
     if (tensor < 0 || block->tensors[tensor].role != role) {
         return 0U;
     }
     const int32_t param = block->tensors[tensor].param;
-    return 1U << (param < 0 ? HLM_SHARD_TABLE : hlm_shard_of_param(block, strategy, tied, param));
+    return 1U << (param < 0 ? HLM_SHARD_TABLE : shard_of_param(block, split, tied, param));
 }
 
 struct pass {
@@ -104,8 +107,8 @@ struct pass {
     unsigned parts;
 };
 
-static void find_touched(const struct hlm_block *block, const struct hlm_strategy *strategy,
-                         bool tied, const struct pass *pass, uint32_t *read, uint32_t *written)
+static void find_touched(const struct hlm_block *block, bool split, bool tied,
+                         const struct pass *pass, uint32_t *read, uint32_t *written)
 {
     for (int32_t o = 0; o < pass->num_ops; o++) {
         const struct hlm_op *op = &pass->ops[o];
@@ -113,27 +116,40 @@ static void find_touched(const struct hlm_block *block, const struct hlm_strateg
             continue;
         }
         for (int32_t i = 0; i < hlm_op_num_operands(op->kind); i++) {
-            *read |= unit_bit(block, strategy, tied, op->operands[i], HLM_TENSOR_PARAM);
-            *written |= unit_bit(block, strategy, tied, op->operands[i], HLM_TENSOR_GRAD);
+            *read |= unit_bit(block, split, tied, op->operands[i], HLM_TENSOR_PARAM);
+            *written |= unit_bit(block, split, tied, op->operands[i], HLM_TENSOR_GRAD);
         }
+    }
+}
+
+void hlm_block_units(const struct hlm_block *block, bool split, bool tied,
+                     struct hlm_block_shards *out)
+{
+    const unsigned weight = 1U << HLM_PART_WEIGHT_GRAD;
+    const struct pass passes[HLM_NUM_SHARD_PASSES] = {
+        [HLM_SHARD_FORWARD] = {block->forward, block->num_forward, ~0U},
+        [HLM_SHARD_BACKWARD] = {block->backward, block->num_backward, split ? ~weight : ~0U},
+        [HLM_SHARD_WEIGHT_GRAD] = {block->backward, block->num_backward, split ? weight : 0U}};
+    *out = (struct hlm_block_shards){0};
+    find_units(block, split, tied, out);
+    for (int32_t i = 0; i < HLM_NUM_SHARD_PASSES; i++) {
+        find_touched(block, split, tied, &passes[i], &out->read[i], &out->written[i]);
+    }
+}
+
+void hlm_shards_pad(struct hlm_block_shards *shards, const struct hlm_strategy *strategy)
+{
+    HLM_ASSERT(hlm_shards_apply(strategy));
+    for (int32_t kind = 0; kind < HLM_NUM_SHARD_KINDS; kind++) {
+        pad(&shards->units[kind], strategy);
     }
 }
 
 void hlm_block_shards(const struct hlm_block *block, const struct hlm_strategy *strategy, bool tied,
                       struct hlm_block_shards *out)
 {
-    const unsigned weight = 1U << HLM_PART_WEIGHT_GRAD;
-    const bool split = hlm_schedule_splits(strategy->schedule);
-    const struct pass passes[HLM_NUM_SHARD_PASSES] = {
-        [HLM_SHARD_FORWARD] = {block->forward, block->num_forward, ~0U},
-        [HLM_SHARD_BACKWARD] = {block->backward, block->num_backward, split ? ~weight : ~0U},
-        [HLM_SHARD_WEIGHT_GRAD] = {block->backward, block->num_backward, split ? weight : 0U}};
-    *out = (struct hlm_block_shards){0};
-    HLM_ASSERT(hlm_shards_apply(strategy));
-    find_units(block, strategy, tied, out);
-    for (int32_t i = 0; i < HLM_NUM_SHARD_PASSES; i++) {
-        find_touched(block, strategy, tied, &passes[i], &out->read[i], &out->written[i]);
-    }
+    hlm_block_units(block, hlm_schedule_splits(strategy->schedule), tied, out);
+    hlm_shards_pad(out, strategy);
 }
 
 /* --- memory --- */

@@ -59,6 +59,12 @@ bool hlm_shards_apply(const struct hlm_strategy *strategy);
 void hlm_block_shards(const struct hlm_block *block, const struct hlm_strategy *strategy, bool tied,
                       struct hlm_block_shards *out);
 
+/* The two halves of it: the units, which do not depend on degrees (split: of the backward), and how
+ * a strategy's ranks share them (num_shards, num_own, num_padded). */
+void hlm_block_units(const struct hlm_block *block, bool split, bool tied,
+                     struct hlm_block_shards *out);
+void hlm_shards_pad(struct hlm_block_shards *shards, const struct hlm_strategy *strategy);
+
 /* The unit of one of the block's parameters. */
 enum hlm_shard_kind hlm_shard_of_param(const struct hlm_block *block,
                                        const struct hlm_strategy *strategy, bool tied,

@@ -81,9 +81,15 @@ static bool op_touches(const struct hlm_op *op, int32_t tensor)
     return false;
 }
 
-static double op_collective_s(const struct pass_walk *walk, const struct hlm_op *op)
+/* What an operator takes in whatever pass: a collective its seconds; a kernel its seconds and
+ * launches, and by how much a ring of context parallelism beside it takes longer. */
+struct op_price {
+    double seconds, ring_s;
+    int64_t launches;
+};
+
+static double op_collective_s(const struct hlm_pricer *pricer, const struct hlm_op *op)
 {
-    const struct hlm_pricer *pricer = walk->pricer;
     const struct hlm_group_shape shape =
         hlm_layout_shape(pricer->strategy, op->group, pricer->cluster, pricer->stage);
     if (op->group == HLM_GROUP_EP &&
@@ -95,12 +101,11 @@ static double op_collective_s(const struct pass_walk *walk, const struct hlm_op 
                                   op->bytes, shape);
 }
 
-static void walk_collective(struct pass_walk *walk, const struct hlm_op *op)
+static void walk_collective(struct pass_walk *walk, const struct hlm_op *op, double seconds)
 {
     const enum hlm_part part = op->group == HLM_GROUP_EP   ? HLM_PART_EP_COMM
                                : op->group == HLM_GROUP_CP ? HLM_PART_CP_COMM
                                                            : HLM_PART_TP_COMM;
-    const double seconds = op_collective_s(walk, op);
     walk_expose_hidden(walk); /* collectives of one stream run one behind the other */
     if (op->overlaps_next) {
         walk->hidden_until_s = walk->now_s + seconds;
@@ -114,51 +119,70 @@ static void walk_collective(struct pass_walk *walk, const struct hlm_op *op)
 
 /* Ring attention: keys and values pass round the cp group beside attention, in the backward with
  * their gradients. Other forms have collectives of their own in the list. */
-static void walk_ring(struct pass_walk *walk, const struct hlm_op *op, double attention_s)
+static double op_ring_s(const struct hlm_pricer *pricer, const struct hlm_op *op,
+                        double attention_s)
 {
     const bool backward = op->kind == HLM_OP_ATTENTION_BWD;
     if (op->context_ranks <= 1 || (op->kind != HLM_OP_ATTENTION_FWD && !backward) ||
         hlm_op_gathers_context(op)) {
-        return;
+        return 0.0;
     }
-    const struct hlm_pricer *pricer = walk->pricer;
     const struct hlm_group_shape shape =
         hlm_layout_shape(pricer->strategy, HLM_GROUP_CP, pricer->cluster, pricer->stage);
     const double bytes = (double)op->batch * (double)op->seq_len * (double)op->kv_heads *
                          (double)(op->head_dim + op->v_head_dim) * hlm_dtype_bytes(op->dtype);
     const double round_s =
         hlm_collective_seconds(pricer->cluster, pricer->device_group, HLM_ALL_GATHER, bytes, shape);
-    const double exposed_s = hlm_dp_exposed_s(attention_s, (backward ? 2.0 : 1.0) * round_s);
-    walk->cost.part[HLM_PART_CP_COMM] += exposed_s;
-    walk->now_s += exposed_s;
+    return hlm_dp_exposed_s(attention_s, (backward ? 2.0 : 1.0) * round_s);
 }
 
-static void walk_op(struct pass_walk *walk, const struct hlm_op *op)
+static struct op_price price_op(const struct hlm_pricer *pricer, const struct hlm_op *op)
+{
+    const struct hlm_device *device = &pricer->cluster->groups[pricer->device_group].device;
+    if (hlm_op_is_collective(op->kind)) {
+        return (struct op_price){.seconds = op_collective_s(pricer, op)};
+    }
+    const double seconds = hlm_kernel_seconds(device, op);
+    return (struct op_price){seconds, op_ring_s(pricer, op, seconds),
+                             hlm_kernel_launches(device, op)};
+}
+
+static const struct op_price *price_ops(struct hlm_arena *arena, const struct hlm_pricer *pricer,
+                                        const struct hlm_op *ops, int32_t num_ops)
+{
+    struct op_price *prices = HLM_ARENA_ARRAY(arena, struct op_price, num_ops);
+    for (int32_t i = 0; i < num_ops; i++) {
+        prices[i] = price_op(pricer, &ops[i]);
+    }
+    return prices;
+}
+
+static void walk_op(struct pass_walk *walk, const struct hlm_op *op, const struct op_price *price)
 {
     if (walk->hidden_tensor >= 0 && op_touches(op, walk->hidden_tensor)) {
         walk_expose_hidden(walk);
     }
     if (hlm_op_is_collective(op->kind)) {
-        walk_collective(walk, op);
+        walk_collective(walk, op, price->seconds);
         return;
     }
-    const double seconds = hlm_kernel_seconds(walk->device, op);
-    walk_ring(walk, op, seconds);
-    walk->cost.part[op_part(op)] += seconds;
-    walk->now_s += seconds;
-    walk->launches += hlm_kernel_launches(walk->device, op);
+    walk->cost.part[HLM_PART_CP_COMM] += price->ring_s;
+    walk->cost.part[op_part(op)] += price->seconds;
+    walk->now_s += price->ring_s + price->seconds;
+    walk->launches += price->launches;
 }
 
 /* Prices the operators of one pass whose part is wanted (mask of 1 << hlm_op_part). */
 static struct hlm_pass_cost price_pass(const struct hlm_pricer *pricer, const struct hlm_op *ops,
-                                       int32_t num_ops, unsigned parts, int64_t *out_launches)
+                                       const struct op_price *prices, int32_t num_ops,
+                                       unsigned parts, int64_t *out_launches)
 {
     struct pass_walk walk = {.pricer = pricer,
                              .device = &pricer->cluster->groups[pricer->device_group].device,
                              .hidden_tensor = -1};
     for (int32_t i = 0; i < num_ops; i++) {
         if ((parts & (1U << ops[i].part)) != 0) {
-            walk_op(&walk, &ops[i]);
+            walk_op(&walk, &ops[i], &prices[i]);
         }
     }
     walk_expose_hidden(&walk);
@@ -301,11 +325,11 @@ static void price_shards(const struct hlm_pricer *pricer, const struct hlm_block
 }
 
 /* Set hlmplan: as its executor does it. */
-static void share_in_turn(const struct hlm_pricer *pricer, const struct hlm_block *block,
+static void share_in_turn(const struct hlm_pricer *pricer, const struct hlm_block_shards *units,
                           struct hlm_block_cost *out)
 {
-    struct hlm_block_shards shards;
-    hlm_block_shards(block, pricer->strategy, pricer->model->tied_embeddings, &shards);
+    struct hlm_block_shards shards = *units;
+    hlm_shards_pad(&shards, pricer->strategy);
     add_shards(pricer, &shards, HLM_SHARD_FORWARD, &out->forward);
     add_shards(pricer, &shards, HLM_SHARD_BACKWARD, &out->backward);
     add_shards(pricer, &shards, HLM_SHARD_WEIGHT_GRAD, &out->backward);
@@ -316,13 +340,13 @@ static void share_in_turn(const struct hlm_pricer *pricer, const struct hlm_bloc
     out->transient_bytes += whole.params_bytes + whole.grads_bytes;
 }
 
-static void share_block(const struct hlm_pricer *pricer, const struct hlm_block *block,
+static void share_block(const struct hlm_pricer *pricer, const struct hlm_block_shards *units,
                         struct hlm_block_cost *out)
 {
     out->num_padded = out->num_elements;
     out->num_padded_expert = out->num_expert_elements;
     if (hlm_shards_apply(pricer->strategy)) {
-        share_in_turn(pricer, block, out);
+        share_in_turn(pricer, units, out);
     } else if (pricer->strategy->zero >= 2) {
         share_beside(pricer, out);
     }
@@ -343,41 +367,92 @@ static int64_t with_fragments(const struct hlm_strategy *strategy, int64_t bytes
     return frac > 0.0 ? align_bytes((double)bytes * (1.0 + frac)) : bytes;
 }
 
-static void price_block(struct hlm_arena *arena, const struct hlm_pricer *pricer,
-                        const struct hlm_block *block, struct hlm_block_cost *out)
+/* The passes of a block, as its operators alone have them. */
+static void price_passes(struct hlm_arena *arena, const struct hlm_pricer *pricer,
+                         const struct hlm_block *block, struct hlm_block_cost *out)
 {
     const unsigned input = 1U << HLM_PART_INPUT_GRAD, weight = 1U << HLM_PART_WEIGHT_GRAD;
     const unsigned forward = 1U << HLM_PART_FORWARD;
+    const struct op_price *down = price_ops(arena, pricer, block->forward, block->num_forward);
+    const struct op_price *up = price_ops(arena, pricer, block->backward, block->num_backward);
     int64_t unused = 0;
-    *out = (struct hlm_block_cost){0};
-    out->forward =
-        price_pass(pricer, block->forward, block->num_forward, forward, &out->num_kernels_forward);
-    out->backward = price_pass(pricer, block->backward, block->num_backward,
+    out->forward = price_pass(pricer, block->forward, down, block->num_forward, forward,
+                              &out->num_kernels_forward);
+    out->backward = price_pass(pricer, block->backward, up, block->num_backward,
                                forward | input | weight, &out->num_kernels_backward);
     out->input_grad =
-        price_pass(pricer, block->backward, block->num_backward, forward | input, &unused);
-    out->weight_grad = price_pass(pricer, block->backward, block->num_backward, weight, &unused);
+        price_pass(pricer, block->backward, up, block->num_backward, forward | input, &unused);
+    out->weight_grad =
+        price_pass(pricer, block->backward, up, block->num_backward, weight, &unused);
+}
 
-    struct hlm_block_memory memory;
-    hlm_block_memory_of(arena, block, hlm_schedule_splits(pricer->strategy->schedule), &memory);
-    out->slot_bytes = hlm_block_slot_bytes(block, &memory);
-    out->output_bytes = memory.output_bytes;
-    out->transient_bytes = memory.forward_transient_bytes > memory.backward_transient_bytes
-                               ? memory.forward_transient_bytes
-                               : memory.backward_transient_bytes;
-    out->num_elements = memory.num_param_elements;
-    out->num_expert_elements = memory.num_expert_elements;
+/* With whole and with split backwards. */
+enum { NUM_FORMS = 2 };
+
+/* A block as its operators have it, whatever the schedule and the sharing of states. */
+struct hlm_raw_block {
+    struct hlm_block_cost cost;
+    int64_t slot_bytes[NUM_FORMS], transient_bytes[NUM_FORMS];
+    struct hlm_block_shards units[NUM_FORMS]; /* of sets that share in turn, not padded */
+};
+
+static void price_block(struct hlm_arena *arena, const struct hlm_pricer *pricer,
+                        const struct hlm_block *block, struct hlm_raw_block *out)
+{
+    struct hlm_block_cost *cost = &out->cost;
+    *cost = (struct hlm_block_cost){0};
+    price_passes(arena, pricer, block, cost);
+    for (int32_t form = 0; form < NUM_FORMS; form++) {
+        struct hlm_block_memory memory;
+        hlm_block_memory_of(arena, block, form == 1, &memory);
+        if (hlm_lowering_framework(pricer->strategy->lowering)->shares_in_turn) {
+            hlm_block_units(block, form == 1, pricer->model->tied_embeddings, &out->units[form]);
+        }
+        out->slot_bytes[form] = hlm_block_slot_bytes(block, &memory);
+        out->transient_bytes[form] =
+            memory.forward_transient_bytes > memory.backward_transient_bytes
+                ? memory.forward_transient_bytes
+                : memory.backward_transient_bytes;
+        cost->output_bytes = memory.output_bytes;
+        cost->num_elements = memory.num_param_elements;
+        cost->num_expert_elements = memory.num_expert_elements;
+    }
     for (int32_t i = 0; i < block->num_params; i++) {
         const struct hlm_param *param = &block->params[i];
-        out->num_sum_over_tp += param->sum_over_tp ? param->rows * param->cols : 0;
+        cost->num_sum_over_tp += param->sum_over_tp ? param->rows * param->cols : 0;
     }
-    share_block(pricer, block, out);
+}
+
+/* What schedule, sharing of states and framework make of it. */
+static void finish_block(const struct hlm_pricer *pricer, const struct hlm_raw_block *raw,
+                         struct hlm_block_cost *out)
+{
+    const int32_t form = hlm_schedule_splits(pricer->strategy->schedule) ? 1 : 0;
+    *out = raw->cost;
+    out->slot_bytes = raw->slot_bytes[form];
+    out->transient_bytes = raw->transient_bytes[form];
+    share_block(pricer, &raw->units[form], out);
     out->slot_bytes = with_fragments(pricer->strategy, out->slot_bytes);
     out->transient_bytes = with_fragments(pricer->strategy, out->transient_bytes);
     struct hlm_pass_cost *const passes[] = {&out->forward, &out->backward, &out->input_grad,
                                             &out->weight_grad};
     for (size_t i = 0; i < sizeof passes / sizeof passes[0]; i++) {
         add_jitter(pricer->strategy, passes[i]);
+    }
+}
+
+static int32_t num_modes(enum hlm_block_kind kind)
+{
+    return kind == HLM_BLOCK_DENSE || kind == HLM_BLOCK_MOE ? HLM_NUM_RECOMPUTES : 1;
+}
+
+static void finish_blocks(struct hlm_pricer *pricer)
+{
+    for (int32_t kind = 0; kind < HLM_NUM_BLOCKS; kind++) {
+        for (int32_t mode = 0; pricer->has_kind[kind] && mode < num_modes(kind); mode++) {
+            finish_block(pricer, &pricer->raw[kind * HLM_NUM_RECOMPUTES + mode],
+                         &pricer->blocks[kind][mode]);
+        }
     }
 }
 
@@ -422,23 +497,27 @@ static enum hlm_status check_activations(const struct hlm_pricer *pricer,
                : HLM_OK;
 }
 
-static enum hlm_status price_kind(struct hlm_arena *arena, struct hlm_pricer *pricer,
-                                  enum hlm_block_kind kind, struct hlm_err *err)
+static struct hlm_lowering_input lowering_input(const struct hlm_pricer *pricer)
 {
-    const struct hlm_device *device = &pricer->cluster->groups[pricer->device_group].device;
-    const struct hlm_lowering_input input = {.model = pricer->model,
-                                             .strategy = pricer->strategy,
-                                             .backend = device->backend,
-                                             .last_stage_copy =
-                                                 pricer->model->tied_embeddings &&
-                                                 hlm_layout_ends_apart(pricer->strategy)};
-    const bool layer = kind == HLM_BLOCK_DENSE || kind == HLM_BLOCK_MOE;
-    for (int32_t mode = 0; mode < (layer ? HLM_NUM_RECOMPUTES : 1); mode++) {
+    return (struct hlm_lowering_input){
+        .model = pricer->model,
+        .strategy = pricer->strategy,
+        .backend = pricer->cluster->groups[pricer->device_group].device.backend,
+        .last_stage_copy =
+            pricer->model->tied_embeddings && hlm_layout_ends_apart(pricer->strategy)};
+}
+
+static enum hlm_status price_kind(struct hlm_arena *arena, const struct hlm_pricer *pricer,
+                                  enum hlm_block_kind kind,
+                                  struct hlm_raw_block out[HLM_NUM_RECOMPUTES], struct hlm_err *err)
+{
+    const struct hlm_lowering_input input = lowering_input(pricer);
+    for (int32_t mode = 0; mode < num_modes(kind); mode++) {
         const struct hlm_arena_mark mark = hlm_arena_mark(arena);
         const struct hlm_block *block = NULL;
         HLM_TRY(hlm_lowering_block(arena, &input, kind, (enum hlm_recompute)mode, &block, err));
         HLM_TRY(check_activations(pricer, block, err));
-        price_block(arena, pricer, block, &pricer->blocks[kind][mode]);
+        price_block(arena, pricer, block, &out[mode]);
         hlm_arena_rewind(arena, mark);
     }
     return HLM_OK;
@@ -457,10 +536,11 @@ static int32_t stage_of_group(const struct hlm_strategy *strategy,
     return 0;
 }
 
-enum hlm_status hlm_pricer_init(struct hlm_arena *arena, const struct hlm_model *model,
-                                const struct hlm_strategy *strategy,
-                                const struct hlm_cluster *cluster, int32_t device_group,
-                                struct hlm_pricer *out, struct hlm_err *err)
+/* All but the blocks. */
+static enum hlm_status start_pricer(const struct hlm_model *model,
+                                    const struct hlm_strategy *strategy,
+                                    const struct hlm_cluster *cluster, int32_t device_group,
+                                    struct hlm_pricer *out, struct hlm_err *err)
 {
     HLM_TRY(hlm_strategy_check(strategy, model, err));
     const struct hlm_device *device = &cluster->groups[device_group].device;
@@ -468,23 +548,65 @@ enum hlm_status hlm_pricer_init(struct hlm_arena *arena, const struct hlm_model 
         return hlm_fail(err, HLM_NO, "device %s has no %s", device->name,
                         hlm_dtype_texts[strategy->dtype]);
     }
-    *out = (struct hlm_pricer){.model = model,
-                               .strategy = strategy,
-                               .cluster = cluster,
-                               .device_group = device_group,
-                               .stage = stage_of_group(strategy, cluster, device_group),
-                               .limit_bytes = device->memory_bytes,
-                               .fixed_bytes = device->fixed_memory_bytes};
+    const int64_t rows = strategy->microbatch_size * strategy->seq_len / strategy->cp /
+                         (strategy->sp ? strategy->tp : 1);
+    *out = (struct hlm_pricer){
+        .model = model,
+        .strategy = strategy,
+        .cluster = cluster,
+        .device_group = device_group,
+        .stage = stage_of_group(strategy, cluster, device_group),
+        .boundary_bytes = (int64_t)ceil((double)(rows * model->hidden_size) *
+                                        hlm_dtype_bytes(hlm_dtype_storage(strategy->dtype))),
+        .limit_bytes = device->memory_bytes,
+        .fixed_bytes = device->fixed_memory_bytes};
+    return HLM_OK;
+}
+
+enum hlm_status hlm_pricer_init(struct hlm_arena *arena, const struct hlm_model *model,
+                                const struct hlm_strategy *strategy,
+                                const struct hlm_cluster *cluster, int32_t device_group,
+                                struct hlm_pricer *out, struct hlm_err *err)
+{
+    struct hlm_raw_block *raw =
+        HLM_ARENA_ARRAY(arena, struct hlm_raw_block, HLM_NUM_BLOCKS * HLM_NUM_RECOMPUTES);
+    HLM_TRY(start_pricer(model, strategy, cluster, device_group, out, err));
+    out->raw = raw;
     for (int32_t kind = 0; kind < HLM_NUM_BLOCKS; kind++) {
         out->has_kind[kind] = model_has_kind(model, (enum hlm_block_kind)kind);
         if (out->has_kind[kind]) {
-            HLM_TRY(price_kind(arena, out, (enum hlm_block_kind)kind, err));
+            HLM_TRY(price_kind(arena, out, (enum hlm_block_kind)kind,
+                               &raw[kind * HLM_NUM_RECOMPUTES], err));
         }
     }
-    const int64_t rows = strategy->microbatch_size * strategy->seq_len / strategy->cp /
-                         (strategy->sp ? strategy->tp : 1);
-    out->boundary_bytes = (int64_t)ceil((double)(rows * model->hidden_size) *
-                                        hlm_dtype_bytes(hlm_dtype_storage(strategy->dtype)));
+    finish_blocks(out);
+    return HLM_OK;
+}
+
+void hlm_pricer_reuse(const struct hlm_pricer *priced, const struct hlm_strategy *strategy,
+                      struct hlm_pricer *out)
+{
+    *out = *priced;
+    out->strategy = strategy;
+    finish_blocks(out);
+}
+
+enum hlm_status hlm_pricer_least_s(struct hlm_arena *scratch, const struct hlm_model *model,
+                                   const struct hlm_strategy *strategy,
+                                   const struct hlm_cluster *cluster, int32_t device_group,
+                                   enum hlm_block_kind kind, double *out_s, struct hlm_err *err)
+{
+    struct hlm_pricer pricer;
+    HLM_TRY(start_pricer(model, strategy, cluster, device_group, &pricer, err));
+    const struct hlm_lowering_input input = lowering_input(&pricer);
+    const struct hlm_arena_mark mark = hlm_arena_mark(scratch);
+    const struct hlm_block *block = NULL;
+    struct hlm_block_cost cost;
+    HLM_TRY(hlm_lowering_block(scratch, &input, kind, HLM_RECOMPUTE_NONE, &block, err));
+    price_passes(scratch, &pricer, block, &cost);
+    *out_s = cost.forward.seconds +
+             fmin(cost.backward.seconds, cost.input_grad.seconds + cost.weight_grad.seconds);
+    hlm_arena_rewind(scratch, mark);
     return HLM_OK;
 }
 

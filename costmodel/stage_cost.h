@@ -76,7 +76,8 @@ struct hlm_pricer {
     int32_t stage; /* one whose ranks are of the group: how groups of ranks lie on nodes */
     bool has_kind[HLM_NUM_BLOCKS];
     struct hlm_block_cost blocks[HLM_NUM_BLOCKS][HLM_NUM_RECOMPUTES];
-    int64_t boundary_bytes; /* activation of one microbatch between stages, per rank */
+    const struct hlm_raw_block *raw; /* what blocks were made from, in the arena of init */
+    int64_t boundary_bytes;          /* activation of one microbatch between stages, per rank */
     int64_t limit_bytes, fixed_bytes;
 };
 
@@ -91,6 +92,24 @@ HLM_MUST_CHECK enum hlm_status
 hlm_pricer_init(struct hlm_arena *arena, const struct hlm_model *model,
                 const struct hlm_strategy *strategy, const struct hlm_cluster *cluster,
                 int32_t device_group, struct hlm_pricer *out, struct hlm_err *err);
+
+/* The prices of a strategy that differs from that of `priced` in dp, pp, schedule, vpp, zero and
+ * the number of microbatches alone, with first and last stage on the same rank or not as there, and
+ * groups of tp, cp and ep that lie on nodes as there: no operator is looked at again. Lives as long
+ * as `priced`. */
+void hlm_pricer_reuse(const struct hlm_pricer *priced, const struct hlm_strategy *strategy,
+                      struct hlm_pricer *out);
+
+/* What a block takes at the least for a microbatch, forward and backward (in halves where these
+ * take less), in whatever recompute mode, schedule and sharing of states: without recompute, which
+ * only adds operators, and before all that sharing and frameworks add. A small part of the work of
+ * hlm_pricer_init; errors as there. */
+HLM_MUST_CHECK enum hlm_status hlm_pricer_least_s(struct hlm_arena *scratch,
+                                                  const struct hlm_model *model,
+                                                  const struct hlm_strategy *strategy,
+                                                  const struct hlm_cluster *cluster,
+                                                  int32_t device_group, enum hlm_block_kind kind,
+                                                  double *out_s, struct hlm_err *err);
 
 /* What a stage holds: counts of layers by kind (dense, moe) and recompute mode. */
 struct hlm_stage_shape {

@@ -157,7 +157,7 @@ struct count {
 /* "; nearest: 4, 6" for the divisors of `total` around `value`. */
 static void nearest_divisors(int64_t value, int64_t total, char *out, size_t size)
 {
-    int64_t below = value - 1, above = value + 1;
+    int64_t below = value > total ? total : value - 1, above = value + 1;
     while (below > 0 && total % below != 0) {
         below--;
     }

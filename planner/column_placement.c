@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "planner/ramp.h"
+
 static const enum hlm_block_kind layer_blocks[HLM_NUM_LAYER_KINDS] = {HLM_BLOCK_DENSE,
                                                                       HLM_BLOCK_MOE};
 
@@ -51,6 +53,14 @@ struct cached_pricer {
     const struct cached_pricer *older;
 };
 
+/* What a layer of the frequent kind takes at the least. */
+struct cached_least {
+    struct key key;
+    bool refused;
+    double seconds;
+    const struct cached_least *older;
+};
+
 /* A schedule, and its rows at one reference. */
 struct cached_rows {
     struct key key;
@@ -64,6 +74,7 @@ struct cached_schedule {
     /* Microbatches held of a layer: the least of any rank on the mean of its stages, the most of
      * any stage, and how many layers' worth ranks may fall short of the mean in all. */
     double mean_held, most_held, short_held;
+    const struct hlm_path_row *ramp_rows;
     const struct cached_rows *rows;
     struct cached_schedule *older;
 };
@@ -73,6 +84,8 @@ struct hlm_pricer_cache {
     const struct hlm_search_problem *problem;
     const uint8_t *layer_kinds;
     const struct cached_pricer *pricers[NUM_BUCKETS];
+    const struct cached_pricer *priced[NUM_BUCKETS]; /* those that pricers are made from */
+    const struct cached_least *least[NUM_BUCKETS];
     struct cached_schedule *schedules[NUM_BUCKETS];
 };
 
@@ -98,8 +111,9 @@ static void add_group(struct key *key, const struct hlm_pricer_cache *cache,
     key_add_shape(key, &shape);
 }
 
-static struct key pricer_key(const struct hlm_pricer_cache *cache,
-                             const struct hlm_strategy *strategy)
+/* What the operators of layers depend on. */
+static struct key layer_key(const struct hlm_pricer_cache *cache,
+                            const struct hlm_strategy *strategy)
 {
     struct key key = {.num = 0};
     key_add(&key, strategy->microbatch_size);
@@ -107,11 +121,27 @@ static struct key pricer_key(const struct hlm_pricer_cache *cache,
     key_add(&key, strategy->cp);
     key_add(&key, strategy->ep);
     key_add(&key, strategy->etp);
-    key_add(&key, (strategy->sp ? 1 : 0) + (hlm_schedule_splits(strategy->schedule) ? 2 : 0) +
-                      (hlm_layout_ends_apart(strategy) ? 4 : 0));
+    key_add(&key, strategy->sp ? 1 : 0);
     add_group(&key, cache, strategy, HLM_GROUP_TP);
     add_group(&key, cache, strategy, HLM_GROUP_EP);
     add_group(&key, cache, strategy, HLM_GROUP_CP);
+    return key;
+}
+
+/* What those of all blocks depend on. */
+static struct key priced_key(const struct hlm_pricer_cache *cache,
+                             const struct hlm_strategy *strategy)
+{
+    struct key key = layer_key(cache, strategy);
+    key_add(&key, hlm_layout_ends_apart(strategy) ? 1 : 0);
+    return key;
+}
+
+static struct key pricer_key(const struct hlm_pricer_cache *cache,
+                             const struct hlm_strategy *strategy)
+{
+    struct key key = priced_key(cache, strategy);
+    key_add(&key, hlm_schedule_splits(strategy->schedule) ? 1 : 0);
     if (strategy->zero >= 2) {
         key_add(&key, strategy->zero);
         key_add(&key, strategy->dp);
@@ -121,16 +151,39 @@ static struct key pricer_key(const struct hlm_pricer_cache *cache,
     return key;
 }
 
-static const struct cached_pricer *make_pricer(struct hlm_pricer_cache *cache,
-                                               const struct hlm_strategy *strategy,
+static const struct cached_pricer *find_cached(const struct cached_pricer *const *buckets,
                                                const struct key *key)
 {
+    const struct cached_pricer *at = buckets[bucket_of(key)];
+    while (at != NULL && !same_key(&at->key, key)) {
+        at = at->older;
+    }
+    return at;
+}
+
+static struct cached_pricer *add_cached(struct hlm_pricer_cache *cache,
+                                        const struct cached_pricer **buckets, const struct key *key)
+{
     struct cached_pricer *made = HLM_ARENA_NEW(cache->arena, struct cached_pricer);
-    struct hlm_pricer *pricer = HLM_ARENA_NEW(cache->arena, struct hlm_pricer);
-    struct hlm_err why = {0};
     const uint32_t bucket = bucket_of(key);
     made->key = *key;
-    made->older = cache->pricers[bucket];
+    made->older = buckets[bucket];
+    buckets[bucket] = made;
+    return made;
+}
+
+/* With the operators of all blocks priced. */
+static const struct cached_pricer *find_priced(struct hlm_pricer_cache *cache,
+                                               const struct hlm_strategy *strategy)
+{
+    const struct key key = priced_key(cache, strategy);
+    const struct cached_pricer *known = find_cached(cache->priced, &key);
+    if (known != NULL) {
+        return known;
+    }
+    struct cached_pricer *made = add_cached(cache, cache->priced, &key);
+    struct hlm_pricer *pricer = HLM_ARENA_NEW(cache->arena, struct hlm_pricer);
+    struct hlm_err why = {0};
     const int32_t group = hlm_layout_device_group(strategy, cache->problem->cluster, 0);
     if (hlm_pricer_init(cache->arena, cache->problem->model, strategy, cache->problem->cluster,
                         group, pricer, &why) == HLM_OK) {
@@ -138,7 +191,6 @@ static const struct cached_pricer *make_pricer(struct hlm_pricer_cache *cache,
     } else {
         made->why = hlm_arena_memdup(cache->arena, &why, sizeof(why));
     }
-    cache->pricers[bucket] = made;
     return made;
 }
 
@@ -146,13 +198,52 @@ static const struct cached_pricer *find_pricer(struct hlm_pricer_cache *cache,
                                                const struct hlm_strategy *strategy)
 {
     const struct key key = pricer_key(cache, strategy);
-    for (const struct cached_pricer *at = cache->pricers[bucket_of(&key)]; at != NULL;
-         at = at->older) {
+    const struct cached_pricer *known = find_cached(cache->pricers, &key);
+    if (known != NULL) {
+        return known;
+    }
+    const struct cached_pricer *priced = find_priced(cache, strategy);
+    struct cached_pricer *made = add_cached(cache, cache->pricers, &key);
+    made->why = priced->why;
+    if (priced->pricer != NULL) {
+        struct hlm_pricer *pricer = HLM_ARENA_NEW(cache->arena, struct hlm_pricer);
+        hlm_pricer_reuse(priced->pricer, strategy, pricer);
+        made->pricer = pricer;
+    }
+    return made;
+}
+
+/* The kind that most layers are of. */
+static int32_t frequent_kind(const struct hlm_pricer_cache *cache, int32_t *out_count)
+{
+    int32_t counts[HLM_NUM_LAYER_KINDS] = {0};
+    for (int32_t layer = 0; layer < cache->problem->model->num_layers; layer++) {
+        counts[cache->layer_kinds[layer]]++;
+    }
+    const int32_t kind = counts[1] > counts[0] ? 1 : 0;
+    *out_count = counts[kind];
+    return kind;
+}
+
+static const struct cached_least *find_least(struct hlm_pricer_cache *cache,
+                                             const struct hlm_strategy *strategy, int32_t kind,
+                                             struct hlm_err *err)
+{
+    const struct key key = layer_key(cache, strategy);
+    const uint32_t bucket = bucket_of(&key);
+    for (const struct cached_least *at = cache->least[bucket]; at != NULL; at = at->older) {
         if (same_key(&at->key, &key)) {
             return at;
         }
     }
-    return make_pricer(cache, strategy, &key);
+    struct cached_least *made = HLM_ARENA_NEW(cache->arena, struct cached_least);
+    *made = (struct cached_least){.key = key, .older = cache->least[bucket]};
+    cache->least[bucket] = made;
+    made->refused =
+        hlm_pricer_least_s(cache->arena, cache->problem->model, strategy, cache->problem->cluster,
+                           hlm_layout_device_group(strategy, cache->problem->cluster, 0),
+                           layer_blocks[kind], &made->seconds, err) != HLM_OK;
+    return made;
 }
 
 /* Layers of a rank are spread evenly over its stages: at most one more on some, who may be those
@@ -195,7 +286,7 @@ static struct cached_schedule *make_schedule(struct hlm_pricer_cache *cache,
                                   (int32_t)strategy->num_microbatches, &schedule,
                                   &unused) == HLM_OK);
     HLM_ASSERT(hlm_sim_order_new(cache->arena, schedule, &made->order, &unused) == HLM_OK);
-    made->held = hlm_schedule_held(cache->arena, schedule);
+    made->held = hlm_plan_held(cache->arena, strategy, schedule);
     sum_up_held(made, schedule->num_ranks);
     hlm_arena_free(scratch);
     made->key = *key;
@@ -317,6 +408,20 @@ static double least_sync_s(const struct hlm_pricer *pricer)
     v_shaped.vpp = 2;
     other.strategy = &v_shaped;
     return fmin(hlm_stage_sync_s(pricer), hlm_stage_sync_s(&other));
+}
+
+enum hlm_status hlm_family_floor(struct hlm_pricer_cache *cache,
+                                 const struct hlm_strategy *strategy, double *out_s,
+                                 struct hlm_err *err)
+{
+    int32_t count = 0;
+    const int32_t kind = frequent_kind(cache, &count), p = strategy->pp;
+    const struct cached_least *least = find_least(cache, strategy, kind, err);
+    if (least->refused) {
+        return HLM_NO;
+    }
+    *out_s = (double)strategy->num_microbatches * ((count + p - 1) / p) * least->seconds;
+    return HLM_OK;
 }
 
 enum hlm_status hlm_family_bound(struct hlm_pricer_cache *cache,
@@ -545,7 +650,7 @@ static int32_t hull_steps(const struct hlm_column *column, int32_t kind, int32_t
 struct hulls {
     struct step steps[HLM_NUM_LAYER_KINDS * HLM_NUM_RECOMPUTES];
     int32_t num_steps;
-    double work_s, slots, least_slots, largest_slot;
+    double work_s, longest_s, slots, least_slots, largest_slot;
 };
 
 static struct hulls find_hulls(const struct hlm_column *column)
@@ -568,6 +673,7 @@ static struct hulls find_hulls(const struct hlm_column *column)
         }
         hulls.num_steps += num;
         hulls.work_s += counts[kind] * fastest.seconds;
+        hulls.longest_s = fmax(hulls.longest_s, fastest.seconds);
         hulls.slots += counts[kind] * fastest.bytes;
         hulls.least_slots += counts[kind] * least;
         hulls.largest_slot = fmax(hulls.largest_slot, fastest.bytes);
@@ -599,6 +705,27 @@ static double free_bytes_s(struct hulls *hulls, double held, double excess)
     return seconds;
 }
 
+/* Seconds of what has to be passed of a block on the way to another rank, and back from it. */
+static double pass_s(const struct hlm_pricer *pricer, enum hlm_block_kind kind, int32_t mode)
+{
+    return hlm_schedule_splits(pricer->strategy->schedule)
+               ? pricer->blocks[kind][mode].forward.seconds
+               : choice_of(pricer, kind, mode).seconds;
+}
+
+static double least_pass_s(const struct hlm_column *column)
+{
+    double least_s = INFINITY;
+    for (int32_t kind = 0; kind < HLM_NUM_LAYER_KINDS; kind++) {
+        for (int32_t mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
+            if (column->pricer.has_kind[layer_blocks[kind]] && column->placement.modes[mode]) {
+                least_s = fmin(least_s, pass_s(&column->pricer, layer_blocks[kind], mode));
+            }
+        }
+    }
+    return least_s;
+}
+
 double hlm_column_memory_bound(struct hlm_pricer_cache *cache, const struct hlm_column *column)
 {
     const struct hlm_pricer *pricer = &column->pricer;
@@ -609,12 +736,22 @@ double hlm_column_memory_bound(struct hlm_pricer_cache *cache, const struct hlm_
     if (schedule->mean_held * hulls.least_slots > room) {
         return INFINITY;
     }
-    const double work_s =
-        choice_of(pricer, HLM_BLOCK_EMBEDDING, HLM_RECOMPUTE_NONE).seconds +
-        choice_of(pricer, HLM_BLOCK_HEAD, HLM_RECOMPUTE_NONE).seconds + hulls.work_s +
-        free_bytes_s(&hulls, schedule->most_held, schedule->mean_held * hulls.slots - room);
-    return (double)column->strategy.num_microbatches * work_s / column->strategy.pp +
-           hlm_stage_sync_s(pricer);
+    const struct hlm_strategy *strategy = &column->strategy;
+    const double excess = schedule->mean_held * hulls.slots - room;
+    const struct hlm_ramp ramp = {
+        .num_ranks = strategy->pp,
+        .num_chunks = strategy->vpp,
+        .num_microbatches = strategy->num_microbatches,
+        .splits_backward = hlm_schedule_splits(strategy->schedule),
+        .head_is_first = hlm_layout_stage_rank(strategy, hlm_column_num_stages(column) - 1) == 0,
+        .layers_s = hulls.work_s,
+        .more_s = free_bytes_s(&hulls, schedule->most_held, excess),
+        .longest_s = hulls.longest_s,
+        .least_pass_s = least_pass_s(column),
+        .first_s = choice_of(pricer, HLM_BLOCK_EMBEDDING, HLM_RECOMPUTE_NONE).seconds,
+        .first_pass_s = pass_s(pricer, HLM_BLOCK_EMBEDDING, HLM_RECOMPUTE_NONE),
+        .last_s = choice_of(pricer, HLM_BLOCK_HEAD, HLM_RECOMPUTE_NONE).seconds};
+    return hlm_ramp_bound_s(&ramp) + hlm_stage_sync_s(pricer);
 }
 
 /* --- memory --- */
@@ -847,6 +984,9 @@ static void complete_ranks(struct hlm_arena *arena, struct hlm_pricer_cache *cac
 {
     const int32_t n = hlm_column_num_stages(column);
     struct cached_schedule *schedule = find_schedule(cache, &column->strategy);
+    if (schedule->ramp_rows == NULL) {
+        schedule->ramp_rows = hlm_sim_ramp_rows(cache->arena, schedule->order);
+    }
     struct hlm_rank_stage *stages = HLM_ARENA_ARRAY(arena, struct hlm_rank_stage, n);
     double *transfer_s = HLM_ARENA_ARRAY(arena, double, n);
     const int64_t boundary_bytes = boundary_transient_bytes(&column->pricer);
@@ -861,7 +1001,8 @@ static void complete_ranks(struct hlm_arena *arena, struct hlm_pricer_cache *cac
     struct hlm_rank_problem *ranks = &column->ranks;
     *ranks = (struct hlm_rank_problem){.order = schedule->order,
                                        .held = schedule->held,
-                                       .num_rows = hlm_sim_num_path_rows(schedule->order),
+                                       .rows = schedule->ramp_rows,
+                                       .num_rows = schedule->order->num_ranks,
                                        .num_layers = column->placement.num_layers,
                                        .layer_kinds = column->placement.layer_kinds,
                                        .stages = stages,
@@ -871,9 +1012,15 @@ static void complete_ranks(struct hlm_arena *arena, struct hlm_pricer_cache *cac
                                        .hold = hold,
                                        .context = make_holding(arena, column)};
     memcpy(ranks->modes, column->placement.modes, sizeof(ranks->modes));
+}
+
+void hlm_column_take_paths(struct hlm_pricer_cache *cache, struct hlm_column *column)
+{
+    struct cached_schedule *schedule = find_schedule(cache, &column->strategy);
     double seconds[HLM_SIM_NUM_KINDS], mean_transfer_s = 0.0;
     find_means(column, seconds, &mean_transfer_s);
-    ranks->rows = find_rows(cache, schedule, seconds, mean_transfer_s);
+    column->ranks.rows = find_rows(cache, schedule, seconds, mean_transfer_s);
+    column->ranks.num_rows = hlm_sim_num_path_rows(schedule->order);
 }
 
 void hlm_column_complete(struct hlm_arena *arena, struct hlm_pricer_cache *cache,

@@ -18,6 +18,13 @@ struct hlm_pricer_cache;
 struct hlm_pricer_cache *hlm_pricer_cache_new(struct hlm_arena *arena,
                                               const struct hlm_search_problem *problem);
 
+/* The same bound as hlm_family_bound from the layers of the frequent kind alone, of which some rank
+ * has ceil(count / pp), without recompute, which only adds work: cheaper, as nothing else is
+ * priced. HLM_NO: the cost model refuses it. */
+HLM_MUST_CHECK enum hlm_status hlm_family_floor(struct hlm_pricer_cache *cache,
+                                                const struct hlm_strategy *strategy, double *out_s,
+                                                struct hlm_err *err);
+
 /* The least step of any column that differs from the strategy in schedule, vpp and zero only.
  * With W the least seconds of a microbatch in all layers, embedding and head (a backward in halves
  * where those take less): some rank has W / pp of it, and some rank ceil(L / pp) layers, for every
@@ -57,13 +64,17 @@ bool hlm_column_may_fit(const struct hlm_column *column);
  * are held for h microbatches at least, on the mean of the stages of its rank: h * sum of slots +
  * static bytes <= pp * limit, but for what uneven remainders may save. The layers that have to
  * recompute for that, fractions of them counted, each where most microbatches are held, add to the
- * work, of which some rank has the pp-th part for every microbatch. INFINITY: nothing fits. */
+ * work, whose step ramp.h bounds. INFINITY: nothing fits. */
 double hlm_column_memory_bound(struct hlm_pricer_cache *cache, const struct hlm_column *column);
 
 /* Adds memory, reductions and optimizer times (and of a ranked column everything), so that patterns
  * can be made. `column` must not move. */
 void hlm_column_complete(struct hlm_arena *arena, struct hlm_pricer_cache *cache,
                          struct hlm_column *column);
+
+/* Gives a ranked column, which is completed with the rows that its schedule's ramps make, those of
+ * its longest paths: more of them, nearer to a simulation, and dear to find. */
+void hlm_column_take_paths(struct hlm_pricer_cache *cache, struct hlm_column *column);
 
 /* The stages of a plan that gives [ends[s-1], ends[s]) to stage s, each with the recompute of its
  * pattern (which must exist); and those of a ranked column's partition. */

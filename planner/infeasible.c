@@ -67,7 +67,7 @@ static bool even_layers_fit(struct hlm_arena *scratch, const struct hlm_rank_pro
     }
     struct hlm_rank_partition partition =
         hlm_rank_partition_new(scratch, problem->order->num_stages);
-    hlm_rank_spread(problem, totals, &partition);
+    hlm_rank_spread(problem, totals, NULL, &partition);
     return hlm_rank_choose_recompute(scratch, problem, &partition);
 }
 

@@ -48,11 +48,12 @@ static double read_column(struct hlm_arena *scratch, const struct hlm_master_col
     const int32_t num_ranks = hlm_rank_set_problem(column->ranks)->order->num_ranks;
     int32_t *minors = HLM_ARENA_ARRAY(scratch, int32_t, num_ranks);
     int32_t *majors = HLM_ARENA_ARRAY(scratch, int32_t, num_ranks);
-    hlm_rank_ilp_read(&placed->ranks, values, minors, majors);
+    int32_t *firsts = HLM_ARENA_ARRAY(scratch, int32_t, num_ranks);
+    hlm_rank_ilp_read(&placed->ranks, values, minors, majors, firsts);
     for (int32_t r = 0; r < num_ranks; r++) {
         ends[r] = minors[r] + majors[r];
     }
-    return hlm_rank_bound_s(column->ranks, minors, majors);
+    return hlm_rank_bound_s(column->ranks, minors, majors, firsts);
 }
 
 struct hlm_master hlm_master_glpk(struct hlm_arena *scratch,

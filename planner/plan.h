@@ -190,6 +190,13 @@ int32_t hlm_plan_critical_rank(const struct hlm_plan_simulation *simulation);
 /* The predicted peak of a pipeline rank: the sum over its stages. */
 int64_t hlm_plan_rank_peak_bytes(const struct hlm_plan *plan, int32_t rank);
 
+/* How many microbatches the ranks of a schedule hold memory for: our executor gives every stage
+ * slots of its own for as many as it ever holds, frameworks that allocate as they go only hold what
+ * is in use at a time. */
+const struct hlm_rank_held *hlm_plan_held(struct hlm_arena *arena,
+                                          const struct hlm_strategy *strategy,
+                                          const struct hlm_schedule *schedule);
+
 /* Memory of the stages of one rank (see hlm_plan_prediction): fills out[s] of its stages. `pricer`
  * is that of their device group. */
 void hlm_plan_rank_memory(const struct hlm_model *model, const struct hlm_pricer *pricer,

@@ -142,7 +142,7 @@ static enum hlm_status make_memory(const struct pricing *pricing,
     const int32_t n = pricing->num_stages;
     struct hlm_stage_memory *memory = HLM_ARENA_ARRAY(pricing->arena, struct hlm_stage_memory, n);
     const struct hlm_schedule *schedule = pricing->simulation->schedule;
-    const struct hlm_rank_held *held = hlm_schedule_held(pricing->arena, schedule);
+    const struct hlm_rank_held *held = hlm_plan_held(pricing->arena, pricing->strategy, schedule);
     for (int32_t rank = 0; rank < schedule->num_ranks; rank++) {
         hlm_plan_rank_memory(pricing->model, stage_pricer(pricing, held[rank].stages[0]),
                              pricing->stages, n, &held[rank], memory);

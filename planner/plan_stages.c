@@ -19,6 +19,14 @@ static struct hlm_plan_recompute recompute_counts(int32_t num_layers, int32_t se
         .none = num_layers - selective - full, .selective = selective, .full = full};
 }
 
+const struct hlm_rank_held *hlm_plan_held(struct hlm_arena *arena,
+                                          const struct hlm_strategy *strategy,
+                                          const struct hlm_schedule *schedule)
+{
+    return strategy->lowering == HLM_LOWERING_HLMPLAN ? hlm_schedule_held_apart(arena, schedule)
+                                                      : hlm_schedule_held(arena, schedule);
+}
+
 void hlm_plan_rank_memory(const struct hlm_model *model, const struct hlm_pricer *pricer,
                           const struct hlm_plan_stage *stages, int32_t num_stages,
                           const struct hlm_rank_held *held, struct hlm_stage_memory *out)
@@ -123,7 +131,7 @@ static enum hlm_status choose_all(struct hlm_arena *arena, const struct hlm_pric
     const struct hlm_schedule *schedule = NULL;
     HLM_TRY(hlm_schedule_build(arena, strategy->schedule, strategy->pp, strategy->vpp,
                                (int32_t)strategy->num_microbatches, &schedule, err));
-    const struct hlm_rank_held *held = hlm_schedule_held(arena, schedule);
+    const struct hlm_rank_held *held = hlm_plan_held(arena, strategy, schedule);
     for (int32_t rank = 0; rank < strategy->pp; rank++) {
         const struct rank_choice choice = {
             .pricer = pricer,

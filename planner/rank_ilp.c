@@ -57,10 +57,32 @@ static int32_t count_loads(const struct builder *builder)
     int32_t num = 0;
     for (int32_t r = 0; r < num_ranks; r++) {
         for (int32_t minor = 0; minor <= hlm_rank_set_total(builder->set, false); minor++) {
-            num += cap(builder, r, minor) + 1;
+            num += 2 * (cap(builder, r, minor) + 1); /* with either placement */
         }
     }
     return num;
+}
+
+static void add_choice(struct builder *builder, int32_t rank, int32_t minor, int32_t major,
+                       int32_t first)
+{
+    builder->choices[builder->num_choices++] = (struct hlm_rank_ilp_choice){
+        rank, minor, major, first, hlm_ilp_add_column(builder->ilp, 0.0, true)};
+}
+
+/* A load, with all that its first stage can have of it. */
+static void add_choices(struct builder *builder, int32_t rank, int32_t minor, int32_t major)
+{
+    if (!hlm_rank_set_is_placed(builder->set)) {
+        add_choice(builder, rank, minor, major, -1);
+        return;
+    }
+    const int32_t num = minor + major;
+    for (int32_t first = num / 2; first <= num - num / 2; first++) {
+        if (hlm_rank_load_has_first(builder->set, rank, minor, major, first)) {
+            add_choice(builder, rank, minor, major, first);
+        }
+    }
 }
 
 static bool make_choices(struct builder *builder)
@@ -74,8 +96,7 @@ static bool make_choices(struct builder *builder)
             const int32_t first = least > minor ? least - minor : 0;
             for (int32_t major = first; major <= cap(builder, r, minor); major++) {
                 if (hlm_rank_load_get(builder->set, r, minor, major)->fits) {
-                    builder->choices[builder->num_choices++] = (struct hlm_rank_ilp_choice){
-                        r, minor, major, hlm_ilp_add_column(builder->ilp, 0.0, true)};
+                    add_choices(builder, r, minor, major);
                 }
             }
         }
@@ -104,6 +125,23 @@ static void add_assignment_rows(struct builder *builder)
     }
 }
 
+/* Minor layers that lead: a rank has some only behind one whose first stage has no others. */
+static void add_order_rows(struct builder *builder)
+{
+    const int32_t num_ranks = hlm_rank_set_problem(builder->set)->order->num_ranks;
+    for (int32_t r = 1; r < num_ranks; r++) {
+        const int32_t row = add_row(builder, -1.0, false);
+        for (int32_t i = 0; i < builder->num_choices; i++) {
+            const struct hlm_rank_ilp_choice *choice = &builder->choices[i];
+            const int32_t others =
+                choice->first >= 0 ? choice->first - choice->minor : choice->major;
+            if ((choice->rank == r && choice->minor > 0) || (choice->rank == r - 1 && others > 0)) {
+                add_entry(builder, row, choice->column, -1.0);
+            }
+        }
+    }
+}
+
 static void add_path_row(struct builder *builder, int32_t k, int32_t step)
 {
     const int32_t row =
@@ -111,8 +149,8 @@ static void add_path_row(struct builder *builder, int32_t k, int32_t step)
     add_entry(builder, row, step, 1.0);
     for (int32_t i = 0; i < builder->num_choices; i++) {
         const struct hlm_rank_ilp_choice *choice = &builder->choices[i];
-        const double seconds =
-            hlm_rank_row_s(builder->set, k, choice->rank, choice->minor, choice->major);
+        const double seconds = hlm_rank_row_s(builder->set, k, choice->rank, choice->minor,
+                                              choice->major, choice->first);
         add_entry(builder, row, choice->column, -seconds / builder->unit_s);
     }
 }
@@ -141,6 +179,10 @@ bool hlm_rank_ilp_add(struct hlm_ilp *ilp, struct hlm_rank_set *set,
         return false;
     }
     add_assignment_rows(&builder);
+    const int32_t num_chunks = hlm_rank_set_problem(set)->held[0].num_chunks;
+    if (hlm_rank_set_is_led_by_minors(set) && num_chunks <= 2) {
+        add_order_rows(&builder);
+    }
     const int32_t step = hlm_ilp_add_column(ilp, 1.0, false);
     const int32_t optimizer = hlm_ilp_add_column(ilp, 1.0, false);
     for (int32_t k = 0; k < hlm_rank_set_problem(set)->num_rows; k++) {
@@ -153,13 +195,14 @@ bool hlm_rank_ilp_add(struct hlm_ilp *ilp, struct hlm_rank_set *set,
 }
 
 void hlm_rank_ilp_read(const struct hlm_rank_ilp *placement, const double *values, int32_t *minors,
-                       int32_t *majors)
+                       int32_t *majors, int32_t *firsts)
 {
     for (int32_t i = 0; i < placement->num_choices; i++) {
         const struct hlm_rank_ilp_choice *choice = &placement->choices[i];
         if (values[choice->column] > 0.5) {
             minors[choice->rank] = choice->minor;
             majors[choice->rank] = choice->major;
+            firsts[choice->rank] = choice->first;
         }
     }
 }
@@ -173,7 +216,7 @@ static double proved_bound_s(const struct hlm_ilp_result *result, double unit_s)
 enum hlm_ilp_outcome hlm_rank_glpk(struct hlm_arena *scratch, struct hlm_rank_set *set,
                                    const struct hlm_rank_caps *caps, double low_s,
                                    int32_t max_nodes, int32_t *minors, int32_t *majors,
-                                   double *out_bound_s, double *out_least_s)
+                                   int32_t *firsts, double *out_bound_s, double *out_least_s)
 {
     const struct hlm_arena_mark mark = hlm_arena_mark(scratch);
     const double unit_s = low_s / 1000.0;
@@ -193,8 +236,8 @@ enum hlm_ilp_outcome hlm_rank_glpk(struct hlm_arena *scratch, struct hlm_rank_se
         *out_least_s = fmax(low_s, proved_bound_s(&result, unit_s));
     }
     if (result.outcome == HLM_ILP_PROVED || result.outcome == HLM_ILP_INCUMBENT) {
-        hlm_rank_ilp_read(&placement, values, minors, majors);
-        *out_bound_s = hlm_rank_bound_s(set, minors, majors);
+        hlm_rank_ilp_read(&placement, values, minors, majors, firsts);
+        *out_bound_s = hlm_rank_bound_s(set, minors, majors, firsts);
     }
     hlm_arena_rewind(scratch, mark);
     return result.outcome;

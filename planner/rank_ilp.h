@@ -1,10 +1,11 @@
 /* rank_ilp: the placement of one column of a rank_set as an integer linear program.
  *
- *     min T + O    z_{r,l}: 1 when rank r has load l = (minor, major), of those within the caps
- *     sum_l z_{r,l} = y                                   for each rank
- *     sum minor z = (minor layers) y,  sum major z = (major layers) y
- *     T >= const_k y + sum (factors_{k,r} . seconds_l + end_{k,r} reduce_l) z_{r,l}    for each row
- * k O >= sum_l optimizer_l z_{r,l}                      for each rank
+ *     min T + O    z_{r,l}: 1 when rank r has load l = (minor, major), of those within the caps,
+ * and l also says the layers on the first of two stages where these are placed sum_l z_{r,l} = y
+ * for each rank sum minor z = (minor layers) y,  sum major z = (major layers) y sum_{l of r with
+ * minor > 0} z + sum_{l of r-1 with others on its first stage} z <= y where minor layers lead
+ * (rank_set.h) T >= const_k y + sum (factors_{k,r} . seconds_l + end_{k,r} reduce_l) z_{r,l}    for
+ * each row k O >= sum_l optimizer_l z_{r,l}                      for each rank
  *
  * y, unit_s: ilp.h. Memory has decided which loads there are.
  */
@@ -15,7 +16,7 @@
 #include "planner/rank_set.h"
 
 struct hlm_rank_ilp_choice {
-    int32_t rank, minor, major, column;
+    int32_t rank, minor, major, first, column; /* first: hlm_rank_row_s */
 };
 struct hlm_rank_ilp {
     struct hlm_rank_set *set;
@@ -31,13 +32,13 @@ bool hlm_rank_ilp_add(struct hlm_ilp *ilp, struct hlm_rank_set *set,
 
 /* The loads that a solution picks: [num_ranks] each. */
 void hlm_rank_ilp_read(const struct hlm_rank_ilp *placement, const double *values, int32_t *minors,
-                       int32_t *majors);
+                       int32_t *majors, int32_t *firsts);
 
 /* The loads of least bound among those within the caps: as hlm_partition_glpk, with *out_bound_s
  * recomputed from the loads. */
 enum hlm_ilp_outcome hlm_rank_glpk(struct hlm_arena *scratch, struct hlm_rank_set *set,
                                    const struct hlm_rank_caps *caps, double low_s,
                                    int32_t max_nodes, int32_t *minors, int32_t *majors,
-                                   double *out_bound_s, double *out_least_s);
+                                   int32_t *firsts, double *out_bound_s, double *out_least_s);
 
 #endif

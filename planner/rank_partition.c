@@ -187,16 +187,52 @@ double hlm_rank_simulate(struct hlm_arena *scratch, const struct hlm_rank_proble
     return step_s;
 }
 
+const struct hlm_path_row *hlm_rank_partition_rows(struct hlm_arena *arena,
+                                                   const struct hlm_rank_problem *problem,
+                                                   const struct hlm_rank_partition *partition)
+{
+    struct hlm_arena *scratch = hlm_arena_new();
+    const struct costs costs = costs_new(scratch, problem);
+    for (int32_t s = 0; s < problem->order->num_stages; s++) {
+        const struct stage_take take =
+            take_stage(problem, s, begin_of(partition, s), partition->ends[s], partition->full[s],
+                       partition->selective[s]);
+        set_times(&costs, s, take.seconds);
+        set_holding(problem, &costs, partition, s);
+    }
+    const struct hlm_path_row *rows = hlm_sim_path_rows(arena, problem->order, &costs.sim);
+    hlm_arena_free(scratch);
+    return rows;
+}
+
+void hlm_rank_add_rows(struct hlm_arena *arena, struct hlm_rank_problem *problem,
+                       const struct hlm_rank_partition *partition)
+{
+    const struct hlm_path_row *more = hlm_rank_partition_rows(arena, problem, partition);
+    const int32_t num_more = hlm_sim_num_path_rows(problem->order);
+    struct hlm_path_row *rows =
+        HLM_ARENA_ARRAY(arena, struct hlm_path_row, problem->num_rows + num_more);
+    memcpy(rows, problem->rows, (size_t)problem->num_rows * sizeof(*rows));
+    memcpy(&rows[problem->num_rows], more, (size_t)num_more * sizeof(*rows));
+    problem->rows = rows;
+    problem->num_rows += num_more;
+}
+
 /* --- guesses --- */
 
 /* What is left over of a rank's layers goes to stages that carry neither embedding nor head first.
  */
 void hlm_rank_spread(const struct hlm_rank_problem *problem, const int32_t *totals,
-                     struct hlm_rank_partition *out)
+                     const int32_t *firsts, struct hlm_rank_partition *out)
 {
     for (int32_t r = 0; r < problem->order->num_ranks; r++) {
         const struct hlm_rank_held *held = &problem->held[r];
         int32_t more = totals[r] % held->num_chunks;
+        if (firsts != NULL && firsts[r] >= 0) {
+            out->ends[held->stages[0]] = firsts[r];
+            out->ends[held->stages[1]] = totals[r] - firsts[r];
+            continue;
+        }
         for (int pass = 0; pass < 2; pass++) {
             for (int32_t c = held->num_chunks - 1; c >= 0; c--) {
                 const int32_t s = held->stages[c];

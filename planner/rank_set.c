@@ -33,6 +33,8 @@ struct hlm_rank_set {
     double *constants; /* [num_rows] */
     /* [num_rows][num_ranks][HLM_SIM_NUM_KINDS][num_chunks]: of the stages of the rank, ascending */
     double *factors;
+    double *placed; /* the same in the order of the stages; NULL unless is_placed */
+    bool is_placed, is_led_by_minors;
     double *bases; /* [num_rows][num_ranks]: what the rank's stages have without layers, seconds */
     double least_s[HLM_NUM_LAYER_KINDS][HLM_SIM_NUM_KINDS]; /* of a layer on any rank */
 };
@@ -200,11 +202,15 @@ static void prepare_factors(struct hlm_rank_set *set, int32_t index, int32_t ran
     const struct hlm_rank_held *held = &problem->held[rank];
     for (int32_t action = 0; action < HLM_SIM_NUM_KINDS; action++) {
         double *factors = factors_at(set, index, rank, action);
+        double *placed = set->is_placed ? &set->placed[factors - set->factors] : NULL;
         for (int32_t c = 0; c < set->num_chunks; c++) {
             const int32_t s = held->stages[c];
             factors[c] = problem->rows[index].actions[s * HLM_SIM_NUM_KINDS + action];
             set->bases[index * problem->order->num_ranks + rank] +=
                 factors[c] * problem->stages[s].base_s[action];
+            if (placed != NULL) {
+                placed[c] = factors[c];
+            }
         }
         sort_ascending(factors, set->num_chunks);
     }
@@ -221,6 +227,41 @@ static void prepare_row(struct hlm_rank_set *set, int32_t index)
     for (int32_t r = 0; r < problem->order->num_ranks; r++) {
         prepare_factors(set, index, r);
     }
+}
+
+/* Whether minor layers come first and none can be on a rank's second stage (rank_set.h). */
+static bool is_led_by_minors(const struct hlm_rank_set *set)
+{
+    const struct hlm_rank_problem *problem = set->problem;
+    bool led = set->num_minor > 0 && set->num_minor < problem->order->num_ranks;
+    for (int32_t i = 0; i < set->num_minor; i++) {
+        led = led && problem->layer_kinds[i] == set->minor;
+    }
+    for (int32_t s = 0; s < problem->order->num_ranks; s++) {
+        led = led && problem->held[s].stages[0] == s &&
+              (set->num_chunks == 1 || s == 0 || !problem->stages[s].may_be_empty);
+    }
+    return led;
+}
+
+bool hlm_rank_set_is_placed(const struct hlm_rank_set *set)
+{
+    return set->is_placed;
+}
+
+bool hlm_rank_set_is_led_by_minors(const struct hlm_rank_set *set)
+{
+    return set->is_led_by_minors;
+}
+
+bool hlm_rank_load_has_first(const struct hlm_rank_set *set, int32_t rank, int32_t minor,
+                             int32_t major, int32_t first)
+{
+    const int32_t *stages = set->problem->held[rank].stages;
+    const int32_t second = minor + major - first;
+    return first >= minor && second >= 0 && second - first <= 1 && first - second <= 1 &&
+           (first > 0 || set->problem->stages[stages[0]].may_be_empty) &&
+           (second > 0 || set->problem->stages[stages[1]].may_be_empty);
 }
 
 /* Layers of the major kind that one rank can take at the most within the cutoff. */
@@ -253,21 +294,30 @@ struct hlm_rank_set *hlm_rank_set_new(struct hlm_arena *arena,
                                  .num_major = counts[major],
                                  .num_minor = counts[1 - major],
                                  .ranks = HLM_ARENA_ARRAY(arena, struct rank, num_ranks),
-                                 .num_chunks = problem->order->num_stages / num_ranks,
-                                 .constants = HLM_ARENA_ARRAY(arena, double, problem->num_rows)};
-    const size_t num_pairs = (size_t)problem->num_rows * (size_t)num_ranks;
-    set->factors =
-        HLM_ARENA_ARRAY(arena, double, num_pairs *HLM_SIM_NUM_KINDS *(size_t)set->num_chunks);
-    set->bases = HLM_ARENA_ARRAY(arena, double, num_pairs);
+                                 .num_chunks = problem->order->num_stages / num_ranks};
+    set->is_led_by_minors = is_led_by_minors(set);
+    set->is_placed = set->num_chunks == 2 && (set->num_minor == 0 || set->is_led_by_minors);
     find_least(set);
     set->most = find_most(set, cutoff_s);
     for (int32_t r = 0; r < num_ranks; r++) {
         prepare_rank(set, r);
     }
+    hlm_rank_set_read_rows(set);
+    return set;
+}
+
+void hlm_rank_set_read_rows(struct hlm_rank_set *set)
+{
+    const struct hlm_rank_problem *problem = set->problem;
+    const size_t num_pairs = (size_t)problem->num_rows * (size_t)problem->order->num_ranks;
+    set->constants = HLM_ARENA_ARRAY(set->arena, double, problem->num_rows);
+    const size_t num_factors = num_pairs * HLM_SIM_NUM_KINDS * (size_t)set->num_chunks;
+    set->factors = HLM_ARENA_ARRAY(set->arena, double, num_factors);
+    set->placed = set->is_placed ? HLM_ARENA_ARRAY(set->arena, double, num_factors) : NULL;
+    set->bases = HLM_ARENA_ARRAY(set->arena, double, num_pairs);
     for (int32_t k = 0; k < problem->num_rows; k++) {
         prepare_row(set, k);
     }
-    return set;
 }
 
 /* --- least sums over the stages of a rank --- */
@@ -515,6 +565,40 @@ static void search_major_fully(struct mode_search *search, int32_t count)
     }
 }
 
+/* The allowed mode of a kind that keeps least. */
+static int32_t leanest_mode(const struct mode_search *search, int32_t kind)
+{
+    int32_t leanest = -1;
+    for (int32_t mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
+        const int64_t *bytes = search->stage->slot_bytes[kind];
+        if (search->set->problem->modes[mode] && (leanest < 0 || bytes[mode] < bytes[leanest])) {
+            leanest = mode;
+        }
+    }
+    return leanest;
+}
+
+/* False: not even all layers in the mode that keeps least fit, without what they need for a moment;
+ * every other choice holds as much in every held row. */
+static bool any_modes_fit(struct mode_search *search, int32_t minor, int32_t major)
+{
+    const int32_t counts[] = {minor, major};
+    const int32_t kinds[] = {search->set->minor, search->set->major};
+    for (int32_t i = 0; i < HLM_NUM_LAYER_KINDS; i++) {
+        const int32_t mode = leanest_mode(search, kinds[i]);
+        set_modes(search, kinds[i], counts[i], mode == HLM_RECOMPUTE_FULL ? counts[i] : 0,
+                  mode == HLM_RECOMPUTE_SELECTIVE ? counts[i] : 0);
+    }
+    const double room = (double)(search->rank->room_bytes - search->static_bytes -
+                                 search->rank->base_transient_bytes);
+    for (int32_t row = 0; row < search->rank->num_held; row++) {
+        if (slots_in(search, row) > room) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* No recompute where that fits and nothing is faster; else the best of all choices. */
 static double least_gradient_s(struct mode_search *search, int32_t minor, int32_t major)
 {
@@ -558,6 +642,9 @@ static const struct hlm_rank_load *make_load(struct hlm_rank_set *set, int32_t i
                                  .rank = rank,
                                  .num_layers = minor + major,
                                  .static_bytes = holding.static_bytes};
+    if (!any_modes_fit(&search, minor, major)) {
+        return load;
+    }
     load->reduce_s = holding.reduce_s;
     load->optimizer_s = holding.optimizer_s;
     const int32_t counts[] = {minor, major}, kinds[] = {set->minor, set->major};
@@ -607,8 +694,21 @@ double hlm_rank_row_constant_s(const struct hlm_rank_set *set, int32_t row)
     return set->constants[row];
 }
 
+/* Weighted layers of a kind: where they stand, or where that is least. */
+static double layer_factors(const struct hlm_rank_set *set, const double *factors, int32_t kind,
+                            int32_t minor, int32_t major, int32_t first)
+{
+    if (first < 0) {
+        return spread_sum(factors, set->num_chunks, minor + major,
+                          kind == set->major ? major : minor, false);
+    }
+    const double *placed = &set->placed[factors - set->factors];
+    return kind == set->minor ? minor * placed[0]
+                              : (first - minor) * placed[0] + (minor + major - first) * placed[1];
+}
+
 double hlm_rank_row_s(struct hlm_rank_set *set, int32_t row, int32_t rank, int32_t minor,
-                      int32_t major)
+                      int32_t major, int32_t first)
 {
     const struct hlm_rank_load *load = hlm_rank_load_get(set, rank, minor, major);
     const int32_t v = set->num_chunks, counts[] = {major, minor};
@@ -622,7 +722,7 @@ double hlm_rank_row_s(struct hlm_rank_set *set, int32_t row, int32_t rank, int32
             if (counts[i] > 0) {
                 const double least_s = set->least_s[kinds[i]][action];
                 plain_s += counts[i] * least_s;
-                seconds += spread_sum(factors, v, minor + major, counts[i], false) * least_s;
+                seconds += layer_factors(set, factors, kinds[i], minor, major, first) * least_s;
             }
         }
         seconds += factors[0] * larger(0.0, load->seconds[action] - plain_s);
@@ -630,7 +730,8 @@ double hlm_rank_row_s(struct hlm_rank_set *set, int32_t row, int32_t rank, int32
     return seconds;
 }
 
-double hlm_rank_bound_s(struct hlm_rank_set *set, const int32_t *minors, const int32_t *majors)
+double hlm_rank_bound_s(struct hlm_rank_set *set, const int32_t *minors, const int32_t *majors,
+                        const int32_t *firsts)
 {
     const int32_t num_ranks = set->problem->order->num_ranks;
     double bound_s = 0.0, optimizer_s = 0.0;
@@ -641,7 +742,8 @@ double hlm_rank_bound_s(struct hlm_rank_set *set, const int32_t *minors, const i
             if (!load->fits) {
                 return INFINITY;
             }
-            row_s += hlm_rank_row_s(set, k, r, minors[r], majors[r]);
+            row_s +=
+                hlm_rank_row_s(set, k, r, minors[r], majors[r], firsts == NULL ? -1 : firsts[r]);
             optimizer_s = larger(optimizer_s, load->optimizer_s);
         }
         bound_s = larger(bound_s, row_s);
@@ -770,7 +872,7 @@ static bool load_is_within(const struct narrowing *narrowing, int32_t row, int32
     if (!load->fits || isinf(narrowing->caps->cutoff_s)) {
         return load->fits;
     }
-    return others_s + hlm_rank_row_s(set, row, rank, minor, major) + load->optimizer_s +
+    return others_s + hlm_rank_row_s(set, row, rank, minor, major, -1) + load->optimizer_s +
                narrowing->least_major[set->num_major - major] +
                narrowing->least_minor[set->num_minor - minor] <=
            narrowing->caps->cutoff_s;
@@ -825,27 +927,32 @@ static bool all_fit(const struct narrowing *narrowing)
     return fit;
 }
 
-/* The row of the longest paths of all, with the least on every rank. */
-static bool longest_is_within(const struct narrowing *narrowing)
+/* A row of no rank in particular, with the least on every rank. */
+static bool row_is_within(const struct narrowing *narrowing, int32_t row)
 {
     const struct hlm_rank_set *set = narrowing->set;
-    const int32_t row = set->problem->num_rows - 1;
     fill_others(narrowing, row, -1);
     return others_base_s(set, row, -1) + narrowing->least_major[set->num_major] +
                narrowing->least_minor[set->num_minor] <=
            narrowing->caps->cutoff_s;
 }
 
-/* Once through all ranks, by both of their rows. */
+/* Once through all rows, each by its rank. */
 static bool narrow_all(const struct narrowing *narrowing)
 {
-    const int32_t num_ranks = narrowing->set->problem->order->num_ranks;
-    for (int32_t r = 0; r < num_ranks; r++) {
-        if (!narrow_rank(narrowing, r, r) || !narrow_rank(narrowing, num_ranks + r, r)) {
+    const struct hlm_rank_problem *problem = narrowing->set->problem;
+    for (int32_t row = 0; row < problem->num_rows; row++) {
+        const int32_t rank = problem->rows[row].rank;
+        if (rank >= 0 && !narrow_rank(narrowing, row, rank)) {
             return false;
         }
     }
-    return all_fit(narrowing) && (isinf(narrowing->caps->cutoff_s) || longest_is_within(narrowing));
+    bool within = all_fit(narrowing);
+    for (int32_t row = 0; within && row < problem->num_rows; row++) {
+        within = problem->rows[row].rank >= 0 || isinf(narrowing->caps->cutoff_s) ||
+                 row_is_within(narrowing, row);
+    }
+    return within;
 }
 
 bool hlm_rank_narrow(struct hlm_arena *arena, struct hlm_rank_set *set, double cutoff_s,

@@ -9,8 +9,12 @@
  * for each row k, whatever the partition. A rank may own several stages, whose memory is one; their
  * numbers of layers differ by one at most (as frameworks have it; layers that are heaped on one
  * stage of a rank lengthen the way through the pipeline). What is placed here is layers on ranks: a
- * load (d, e) of a rank is so many layers of either kind, wherever they stand among its stages.
- * What follows is a relaxation, so a bound of it is a bound of every partition:
+ * load (d, e) of a rank is so many layers of either kind, wherever they stand among its stages. Of
+ * a rank with two stages a load may also say how many layers stand on the first (even numbers leave
+ * one or two possibilities), and then which these are: where the d layers of one kind come before
+ * all others and are fewer than ranks, stages 1 .. p-1 have at least one layer each, so these d
+ * stand on first stages of ranks, in front of the others there. What follows is a relaxation, so a
+ * bound of it is a bound of every partition:
  *
  *   order     which layers a rank takes is left open, their number is not; a stage has only those
  * that leave enough for the stages in front and behind a_k       each kind's layers stand on the
@@ -41,7 +45,8 @@ struct hlm_rank_stage {
 struct hlm_rank_problem {
     const struct hlm_sim_order *order;
     const struct hlm_rank_held *held; /* [num_ranks] */
-    const struct hlm_path_row *rows;  /* [num_rows], of hlm_sim_path_rows */
+    const struct hlm_path_row *rows;  /* [num_rows], of schedule/simulate_paths.h, of every rank one
+                                         at least */
     int32_t num_rows;
     int32_t num_layers;
     const uint8_t *layer_kinds;          /* [num_layers] */
@@ -68,19 +73,33 @@ struct hlm_rank_set;
 /* cutoff_s: loads that alone take longer are not looked at (INFINITY: all are). */
 struct hlm_rank_set *hlm_rank_set_new(struct hlm_arena *arena,
                                       const struct hlm_rank_problem *problem, double cutoff_s);
+/* Takes the rows that its problem has now in place of those it had. */
+void hlm_rank_set_read_rows(struct hlm_rank_set *set);
 const struct hlm_rank_problem *hlm_rank_set_problem(const struct hlm_rank_set *set);
 int32_t hlm_rank_set_total(const struct hlm_rank_set *set, bool major); /* layers of a kind */
 int32_t hlm_rank_set_most(const struct hlm_rank_set *set); /* major layers of a load, at most */
 const struct hlm_rank_load *hlm_rank_load_get(struct hlm_rank_set *set, int32_t rank, int32_t minor,
                                               int32_t major);
 
-/* Row k is const + sum_rank hlm_rank_row_s + max optimizer_s. The load must fit. */
+/* Whether loads can say how many layers the first of two stages has. */
+bool hlm_rank_set_is_placed(const struct hlm_rank_set *set);
+/* Whether a load can have so many there (all else may be possible without that it is asked). */
+bool hlm_rank_load_has_first(const struct hlm_rank_set *set, int32_t rank, int32_t minor,
+                             int32_t major, int32_t first);
+/* Whether the minor layers come before all others, on first stages of ranks in ascending order: a
+ * rank has some only if the first stage of the rank in front has no others. */
+bool hlm_rank_set_is_led_by_minors(const struct hlm_rank_set *set);
+
+/* Row k is const + sum_rank hlm_rank_row_s + max optimizer_s. The load must fit. first: layers on
+ * the first stage; negative: any. */
 double hlm_rank_row_constant_s(const struct hlm_rank_set *set, int32_t row);
 double hlm_rank_row_s(struct hlm_rank_set *set, int32_t row, int32_t rank, int32_t minor,
-                      int32_t major);
+                      int32_t major, int32_t first);
 
-/* The bound of all partitions with these loads, [num_ranks] each; INFINITY: one does not fit. */
-double hlm_rank_bound_s(struct hlm_rank_set *set, const int32_t *minors, const int32_t *majors);
+/* The bound of all partitions with these loads, [num_ranks] each; INFINITY: one does not fit.
+ * firsts: NULL, or layers on first stages as above. */
+double hlm_rank_bound_s(struct hlm_rank_set *set, const int32_t *minors, const int32_t *majors,
+                        const int32_t *firsts);
 
 /* What is known of all partitions whose bound is at most cutoff_s: a rank with `minor` layers of
  * the one kind has at most most_major[rank][minor] of the other, -1: none. False: there is no such

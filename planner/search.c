@@ -12,6 +12,8 @@
 
 /* Nodes of one ILP, beyond which the DP decides; placements take a handful. */
 enum { MAX_COLUMN_NODES = 300 };
+/* Rounds of cuts of one column. */
+enum { MAX_CUTS = 12 };
 /* Seconds are compared with this much slack, as sums in another order differ. */
 static const double tie_frac = 1e-9;
 
@@ -119,13 +121,16 @@ void hlm_search_take_plan(struct hlm_search_state *search, struct hlm_search_col
     }
 }
 
-void hlm_search_take_ilp(struct hlm_search_state *search, struct hlm_search_column *expanded,
-                         double objective_s)
+struct hlm_search_column *hlm_search_least_ilp(const struct hlm_search_state *search)
 {
-    if (objective_s < search->least_ilp_s) {
-        search->least_ilp_s = objective_s;
-        search->least_ilp = expanded;
+    struct hlm_search_column *least = NULL;
+    for (int32_t i = 0; i < search->num_expanded; i++) {
+        struct hlm_search_column *expanded = search->expanded[i];
+        if (isfinite(expanded->ilp_s) && (least == NULL || expanded->ilp_s < least->ilp_s)) {
+            least = expanded;
+        }
     }
+    return least;
 }
 
 static void simulate_ends(struct hlm_search_state *search, struct hlm_search_column *expanded,
@@ -183,6 +188,7 @@ static struct hlm_search_column *expanded_new(const struct hlm_search_state *sea
     hlm_column_complete(arena, search->cache, &expanded->column);
     expanded->ends_bound_s = INFINITY;
     expanded->best_step_s = INFINITY;
+    expanded->ilp_s = INFINITY;
     return expanded;
 }
 
@@ -237,12 +243,35 @@ static bool expand(struct hlm_search_state *search, struct hlm_search_candidate 
     }
     search->expanded[search->num_expanded++] = expanded;
     candidate->expanded = expanded;
-    candidate->level = HLM_LEVEL_THRESHOLD;
+    candidate->level = expanded->column.is_ranked ? HLM_LEVEL_RAMPS : HLM_LEVEL_THRESHOLD;
     expanded->threshold_s = candidate->bound_s;
     return true;
 }
 
+/* Of a ranked column, from the ramps to the threshold. False: it is out. */
+static bool take_paths(struct hlm_search_state *search, struct hlm_search_candidate *candidate)
+{
+    candidate->level = HLM_LEVEL_THRESHOLD;
+    return candidate->bound_s <= hlm_search_limit_s(search) &&
+           hlm_search_take_paths(search, candidate->expanded, &candidate->bound_s);
+}
+
 /* --- from the family to the closed form --- */
+
+/* False: the cost model refuses the family. */
+static bool price_family(struct hlm_search_state *search, struct hlm_search_candidate *candidate)
+{
+    double bound_s = 0.0;
+    candidate->level = HLM_LEVEL_FAMILY;
+    if (hlm_family_bound(search->cache, &candidate->family->strategy, &bound_s, &search->refusal) !=
+        HLM_OK) {
+        search->num_families_left--;
+        search->certificate.num_columns -= candidate->family->num_members;
+        return false;
+    }
+    candidate->bound_s = fmax(candidate->bound_s, bound_s);
+    return true;
+}
 
 /* Puts the columns of the family into the heap. */
 static void list_family(struct hlm_search_state *search,
@@ -319,7 +348,7 @@ static bool solve_stages(struct hlm_search_state *search, struct hlm_search_colu
         return false;
     }
     *bound_s = fmax(*bound_s, fmin(least_s, partition.bound_s));
-    hlm_search_take_ilp(search, expanded, partition.bound_s);
+    expanded->ilp_s = partition.bound_s;
     bool same = true;
     for (int32_t s = 0; s < p; s++) {
         same = same && partition.ends[s] == expanded->ends[s];
@@ -392,11 +421,27 @@ static void list_partitions(struct hlm_search_state *search, struct hlm_search_c
     }
 }
 
+/* A solved column whose bound is below the goal: a round of cuts while they help, then all its
+ * partitions. False: the column is out. */
+static bool go_on(struct hlm_search_state *search, struct hlm_search_candidate *candidate)
+{
+    struct hlm_search_column *expanded = candidate->expanded;
+    if (expanded->column.is_ranked && expanded->num_cuts < MAX_CUTS) {
+        const enum hlm_search_cut cut = hlm_search_cut_ranks(search, expanded, &candidate->bound_s);
+        expanded->num_cuts = cut == HLM_CUT_USELESS ? MAX_CUTS : expanded->num_cuts;
+        return cut != HLM_CUT_OUT;
+    }
+    list_partitions(search, candidate);
+    return true;
+}
+
 /* --- the loop --- */
 
 static bool advance(struct hlm_search_state *search, struct hlm_search_candidate *candidate)
 {
     switch (candidate->level) {
+    case HLM_LEVEL_UNPRICED:
+        return price_family(search, candidate);
     case HLM_LEVEL_FAMILY:
         list_family(search, candidate);
         return false;
@@ -404,6 +449,8 @@ static bool advance(struct hlm_search_state *search, struct hlm_search_candidate
         return close_form(search, candidate);
     case HLM_LEVEL_CLOSED_FORM:
         return expand(search, candidate);
+    case HLM_LEVEL_RAMPS:
+        return take_paths(search, candidate);
     case HLM_LEVEL_THRESHOLD:
         return solve(search, candidate);
     case HLM_LEVEL_SOLVED:
@@ -420,9 +467,14 @@ static bool advance(struct hlm_search_state *search, struct hlm_search_candidate
 static bool gap_is_done(const struct hlm_search_state *search,
                         const struct hlm_search_candidate *top)
 {
-    const bool solved = top->level >= HLM_LEVEL_SOLVED || top->bound_s >= search->least_ilp_s;
-    return top->level == HLM_LEVEL_GIVEN_UP ||
-           (top->bound_s >= hlm_search_goal_s(search) && solved);
+    if (top->level == HLM_LEVEL_GIVEN_UP) {
+        return true;
+    }
+    if (top->bound_s < hlm_search_goal_s(search)) {
+        return false;
+    }
+    const struct hlm_search_column *least = hlm_search_least_ilp(search);
+    return top->level >= HLM_LEVEL_SOLVED || (least != NULL && top->bound_s >= least->ilp_s);
 }
 
 static void report(const struct hlm_search_state *search, double total)
@@ -467,8 +519,9 @@ static void close_gap(struct hlm_search_state *search)
         }
         HLM_ASSERT(search->heap[0].level == HLM_LEVEL_SOLVED);
         struct hlm_search_candidate top = heap_pop(search);
-        list_partitions(search, &top);
-        heap_push(search, &top);
+        if (go_on(search, &top)) {
+            heap_push(search, &top);
+        }
     }
 }
 
@@ -494,23 +547,21 @@ static void find_runners_up(struct hlm_search_state *search)
     }
 }
 
-static enum hlm_status init_heap(struct hlm_search_state *search,
-                                 const struct hlm_column_family *families, int32_t num_families,
-                                 struct hlm_err *err)
+static void init_heap(struct hlm_search_state *search, const struct hlm_column_family *families,
+                      int32_t num_families)
 {
     int64_t index = 0;
     for (int32_t i = 0; i < num_families; i++) {
         struct hlm_search_candidate candidate = {
-            .index = index, .family = &families[i], .level = HLM_LEVEL_FAMILY};
-        if (hlm_family_bound(search->cache, &families[i].strategy, &candidate.bound_s, err) ==
-            HLM_OK) {
+            .index = index, .family = &families[i], .level = HLM_LEVEL_UNPRICED};
+        if (hlm_family_floor(search->cache, &families[i].strategy, &candidate.bound_s,
+                             &search->refusal) == HLM_OK) {
             heap_push(search, &candidate);
             search->num_families_left++;
             search->certificate.num_columns += families[i].num_members;
             index += 1 + families[i].num_members;
         }
     }
-    return search->heap_size > 0 ? HLM_OK : HLM_NO;
 }
 
 static enum hlm_status explain_infeasible(struct hlm_search_state *search, struct hlm_err *err)
@@ -527,9 +578,13 @@ static enum hlm_status search_columns(struct hlm_arena *arena, struct hlm_search
     const struct hlm_column_family *families = NULL;
     int32_t num_families = 0;
     HLM_TRY(hlm_columns_families(search->kept, search->problem, &families, &num_families, err));
-    HLM_TRY(init_heap(search, families, num_families, err));
+    init_heap(search, families, num_families);
     close_gap(search);
     find_runners_up(search);
+    if (search->certificate.num_columns == 0) {
+        *err = search->refusal;
+        return HLM_NO;
+    }
     return search->num_planned == 0 ? explain_infeasible(search, err)
                                     : hlm_search_answer(arena, search, out, err);
 }
@@ -551,7 +606,6 @@ enum hlm_status hlm_search(struct hlm_arena *arena, const struct hlm_search_prob
         .problem = problem,
         .kept = hlm_arena_new(),
         .scratch = hlm_arena_new(),
-        .least_ilp_s = INFINITY,
         .is_least_proved = true,
         .work_left = 4e8,
         .certificate = {.require = problem->require, .runnable_only = problem->runnable_only},

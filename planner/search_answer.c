@@ -33,14 +33,15 @@ static void insert_survivor(struct hlm_search_column **survivors, int32_t *num,
 
 /* Columns that survive the bounds: that of the least ILP, then those of the least threshold bounds.
  */
-static int32_t find_survivors(const struct hlm_search_state *search, double cutoff_s,
+static int32_t find_survivors(const struct hlm_search_state *search,
+                              struct hlm_search_column *least, double cutoff_s,
                               struct hlm_search_column *survivors[MAX_MASTER_COLUMNS])
 {
     int32_t num = 1;
-    survivors[0] = search->least_ilp;
+    survivors[0] = least;
     for (int32_t i = 0; i < search->heap_size; i++) {
         struct hlm_search_column *expanded = search->heap[i].expanded;
-        if (expanded != NULL && expanded != search->least_ilp &&
+        if (search->heap[i].level >= HLM_LEVEL_THRESHOLD && expanded != least &&
             expanded->threshold_s <= cutoff_s) {
             insert_survivor(survivors, &num, expanded);
         }
@@ -61,13 +62,14 @@ static enum hlm_proof proof_of(enum hlm_ilp_outcome outcome)
 
 static enum hlm_status solve_master(struct hlm_search_state *search, struct hlm_err *err)
 {
-    if (search->least_ilp == NULL) { /* no column's ILP has a solution that was found */
+    struct hlm_search_column *least = hlm_search_least_ilp(search);
+    if (least == NULL) { /* no column's ILP has a solution that was found */
         search->certificate.master.status = HLM_PROOF_UNKNOWN;
         return HLM_OK;
     }
-    const double cutoff_s = search->least_ilp_s * (1 + master_slack_frac);
+    const double cutoff_s = least->ilp_s * (1 + master_slack_frac);
     struct hlm_search_column *survivors[MAX_MASTER_COLUMNS] = {NULL};
-    const int32_t num_survivors = find_survivors(search, cutoff_s, survivors);
+    const int32_t num_survivors = find_survivors(search, least, cutoff_s, survivors);
     struct hlm_master_column columns[MAX_MASTER_COLUMNS];
     struct hlm_bound_windows windows[MAX_MASTER_COLUMNS];
     struct hlm_rank_caps caps[MAX_MASTER_COLUMNS];
@@ -89,18 +91,17 @@ static enum hlm_status solve_master(struct hlm_search_state *search, struct hlm_
         }
     }
     int32_t *ends = HLM_ARENA_ARRAY(search->kept, int32_t, most_stages);
-    const struct hlm_master master =
-        hlm_master_glpk(search->scratch, columns, num_columns, search->least_ilp_s / 1000.0,
-                        MAX_MASTER_NODES, ends);
+    const struct hlm_master master = hlm_master_glpk(search->scratch, columns, num_columns,
+                                                     least->ilp_s / 1000.0, MAX_MASTER_NODES, ends);
     search->certificate.num_ilps++;
     search->certificate.master = (struct hlm_plan_master){.status = proof_of(master.outcome),
                                                           .objective_s = master.objective_s,
                                                           .num_columns = master.num_columns};
     if (master.outcome == HLM_ILP_PROVED && search->is_least_proved &&
-        fabs(master.objective_s - search->least_ilp_s) > 1e-6 * search->least_ilp_s) {
+        fabs(master.objective_s - least->ilp_s) > 1e-6 * least->ilp_s) {
         return hlm_fail(err, HLM_FAILED,
                         "the master ILP finds %.9g s, the search %.9g s: one of them is wrong",
-                        master.objective_s, search->least_ilp_s);
+                        master.objective_s, least->ilp_s);
     }
     return HLM_OK;
 }

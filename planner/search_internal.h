@@ -10,13 +10,15 @@
 
 /* What is known of a candidate. Each level costs more than the one before and raises the bound. */
 enum hlm_search_level {
-    HLM_LEVEL_FAMILY,      /* all columns of a family: not listed yet */
+    HLM_LEVEL_UNPRICED,    /* all columns of a family, with its floor */
+    HLM_LEVEL_FAMILY,      /* the same with its bound: not listed yet */
     HLM_LEVEL_LISTED_ONLY, /* a column with the bound of its family */
     HLM_LEVEL_CLOSED_FORM, /* microseconds */
-    HLM_LEVEL_THRESHOLD,   /* exact memory and recompute; a first partition was simulated */
-    HLM_LEVEL_SOLVED,      /* the least bound of its partitions, by the ILP */
-    HLM_LEVEL_LISTED,      /* all partitions that could close the gap were simulated */
-    HLM_LEVEL_GIVEN_UP,    /* solved, but too many partitions to list */
+    HLM_LEVEL_RAMPS,     /* exact memory and recompute; times by the ramps of the schedule alone */
+    HLM_LEVEL_THRESHOLD, /* exact memory and recompute; a first partition was simulated */
+    HLM_LEVEL_SOLVED,    /* the least bound of its partitions, by the ILP */
+    HLM_LEVEL_LISTED,    /* all partitions that could close the gap were simulated */
+    HLM_LEVEL_GIVEN_UP,  /* solved, but too many partitions to list */
 };
 
 /* A column that was looked into. Owns an arena for its patterns. */
@@ -30,14 +32,17 @@ struct hlm_search_column {
     struct hlm_pattern_set *set;
     int32_t *ends;       /* [pp]: of least bound among those seen */
     double ends_bound_s; /* INFINITY: none yet */
+    double ilp_s;        /* least objective of its ILP; INFINITY: not solved */
     /* the others */
     struct hlm_rank_set *ranks;
+    struct hlm_rank_partition *solved; /* of the ILP's loads; NULL: they have none that fits */
+    int32_t num_cuts;
 };
 
 struct hlm_search_candidate {
     int64_t index; /* of its family, then of the column in it: order of ties */
     const struct hlm_column_family *family;
-    const struct hlm_strategy *strategy; /* NULL at HLM_LEVEL_FAMILY */
+    const struct hlm_strategy *strategy; /* NULL up to HLM_LEVEL_FAMILY */
     enum hlm_search_level level;
     double bound_s;
     struct hlm_search_column *expanded; /* NULL up to HLM_LEVEL_CLOSED_FORM */
@@ -50,14 +55,13 @@ struct hlm_search_state {
     struct hlm_search_candidate *heap; /* least bound first */
     int32_t heap_size, heap_room;
     int32_t num_families_left;           /* not listed yet */
+    struct hlm_err refusal;              /* of the last family that the cost model refused */
     struct hlm_search_column **expanded; /* all that were looked into */
     int32_t num_expanded, expanded_room;
     struct hlm_search_column **planned; /* those with a simulated partition, best first */
     int32_t num_planned, planned_room;
-    double least_ilp_s;                  /* least objective of the columns' ILPs, */
-    struct hlm_search_column *least_ilp; /* and the column that has it */
-    bool is_least_proved;                /* every ILP was solved to its optimum */
-    double work_left; /* simulated actions that listing partitions may still take */
+    bool is_least_proved; /* every ILP was solved to its optimum */
+    double work_left;     /* simulated actions that listing partitions may still take */
     struct hlm_plan_certificate certificate;
     void (*progress)(void *context, double done, double total, const char *detail);
     void *progress_context;
@@ -77,18 +81,26 @@ double hlm_search_goal_s(const struct hlm_search_state *search);
 void hlm_search_take_plan(struct hlm_search_state *search, struct hlm_search_column *expanded,
                           const struct hlm_plan_stage *stages, double step_s);
 
-/* Remembers the least objective of any column's ILP. */
-void hlm_search_take_ilp(struct hlm_search_state *search, struct hlm_search_column *expanded,
-                         double objective_s);
+/* The column whose ILP has the least objective; NULL: none is solved. */
+struct hlm_search_column *hlm_search_least_ilp(const struct hlm_search_state *search);
 
 /* --- search_ranks.c: ranked columns, level by level --- */
 
-/* From the closed form to the threshold; false: the column is out (and its arena still there). */
+/* From the closed form to the ramps; false: the column is out (and its arena still there). */
 bool hlm_search_expand_ranks(struct hlm_search_state *search, struct hlm_search_column *expanded,
                              double *bound_s, bool *out_feasible);
+/* From the ramps to the threshold; false: the column is out. */
+bool hlm_search_take_paths(struct hlm_search_state *search, struct hlm_search_column *expanded,
+                           double *bound_s);
 /* From the threshold to the ILP; false: nothing in the column is as good as the limit. */
 bool hlm_search_solve_ranks(struct hlm_search_state *search, struct hlm_search_column *expanded,
                             double *bound_s);
+/* Adds the path rows of what the ILP found, whose simulation is above its bound, and solves it
+ * again. HLM_CUT_USELESS: there are none, or the bound is the same. HLM_CUT_OUT: nothing in the
+ * column is as good as the limit. */
+enum hlm_search_cut { HLM_CUT_HIGHER, HLM_CUT_USELESS, HLM_CUT_OUT };
+enum hlm_search_cut hlm_search_cut_ranks(struct hlm_search_state *search,
+                                         struct hlm_search_column *expanded, double *bound_s);
 /* From the ILP to the gap; false: too many partitions. */
 bool hlm_search_list_ranks(struct hlm_search_state *search, struct hlm_search_column *expanded);
 

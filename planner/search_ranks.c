@@ -5,7 +5,9 @@
 #include "planner/search_internal.h"
 
 /* Nodes of one ILP; what is proved until then counts. */
-enum { MAX_RANK_NODES = 300 };
+enum { MAX_RANK_NODES = 300, MAX_CUT_NODES = 4000 };
+/* Rounds of cuts go on while the bound rises by this much. */
+static const double least_rise = 1e-5;
 /* Simulations of moved layers for one column, beyond which the best so far will do. */
 enum { MAX_MOVES = 40 };
 
@@ -86,19 +88,43 @@ static void even_totals(const struct hlm_rank_problem *problem, const struct hlm
     }
 }
 
+/* Keeps what the ILP found, to cut it off. */
+static void keep_solved(struct hlm_search_column *expanded, const struct hlm_rank_partition *found)
+{
+    const int32_t n = hlm_column_num_stages(&expanded->column);
+    if (expanded->solved == NULL) {
+        expanded->solved = HLM_ARENA_NEW(expanded->arena, struct hlm_rank_partition);
+        *expanded->solved = hlm_rank_partition_new(expanded->arena, n);
+    }
+    hlm_rank_partition_copy(expanded->solved, found, n);
+}
+
+/* Layers of the ranks, spread evenly over their stages: tried, and improved. firsts: NULL, or the
+ * ILP's. */
 static void guess(struct hlm_search_state *search, struct hlm_search_column *expanded,
-                  const int32_t *totals)
+                  const int32_t *totals, const int32_t *firsts, bool improves)
 {
     const struct hlm_arena_mark mark = hlm_arena_mark(search->scratch);
     const struct hlm_rank_problem *problem = &expanded->column.ranks;
     struct hlm_rank_partition partition =
         hlm_rank_partition_new(search->scratch, problem->order->num_stages);
-    hlm_rank_spread(problem, totals, &partition);
+    hlm_rank_spread(problem, totals, firsts, &partition);
     const double step_s = try_ends(search, expanded, &partition);
-    if (isfinite(step_s) && expanded->threshold_s < hlm_search_goal_s(search)) {
+    if (isfinite(step_s) && firsts != NULL) {
+        keep_solved(expanded, &partition);
+    }
+    if (isfinite(step_s) && expanded->threshold_s < hlm_search_goal_s(search) && improves) {
         improve(search, expanded, &partition, step_s);
     }
     hlm_arena_rewind(search->scratch, mark);
+}
+
+static void guess_evenly(struct hlm_search_state *search, struct hlm_search_column *expanded,
+                         const struct hlm_rank_caps *caps, bool has_paths)
+{
+    int32_t *totals = HLM_ARENA_ARRAY(search->scratch, int32_t, expanded->column.strategy.pp);
+    even_totals(&expanded->column.ranks, caps, totals);
+    guess(search, expanded, totals, NULL, has_paths);
 }
 
 /* --- the levels --- */
@@ -116,9 +142,26 @@ bool hlm_search_expand_ranks(struct hlm_search_state *search, struct hlm_search_
     if (isfinite(threshold_s)) {
         *bound_s = fmax(*bound_s, threshold_s);
         expanded->threshold_s = *bound_s;
-        int32_t *totals = HLM_ARENA_ARRAY(search->scratch, int32_t, expanded->column.strategy.pp);
-        even_totals(&expanded->column.ranks, &caps, totals);
-        guess(search, expanded, totals);
+        guess_evenly(search, expanded, &caps, false);
+    }
+    hlm_arena_rewind(search->scratch, mark);
+    return isfinite(threshold_s);
+}
+
+bool hlm_search_take_paths(struct hlm_search_state *search, struct hlm_search_column *expanded,
+                           double *bound_s)
+{
+    const double limit_s = hlm_search_limit_s(search);
+    const struct hlm_arena_mark mark = hlm_arena_mark(search->scratch);
+    struct hlm_rank_caps caps;
+    hlm_column_take_paths(search->cache, &expanded->column);
+    hlm_rank_set_read_rows(expanded->ranks);
+    const double threshold_s =
+        hlm_rank_threshold(search->scratch, expanded->ranks, *bound_s, limit_s, &caps);
+    if (isfinite(threshold_s)) {
+        *bound_s = fmax(*bound_s, threshold_s);
+        expanded->threshold_s = *bound_s;
+        guess_evenly(search, expanded, &caps, true);
     }
     hlm_arena_rewind(search->scratch, mark);
     return isfinite(threshold_s);
@@ -127,7 +170,8 @@ bool hlm_search_expand_ranks(struct hlm_search_state *search, struct hlm_search_
 /* The loads of least bound by the ILP; false: none within the limit. *out_least_s: what is proved.
  */
 static bool find_loads(struct hlm_search_state *search, struct hlm_search_column *expanded,
-                       int32_t *minors, int32_t *majors, double *out_bound_s, double *out_least_s)
+                       int32_t *minors, int32_t *majors, int32_t *firsts, double *out_bound_s,
+                       double *out_least_s)
 {
     struct hlm_rank_caps caps;
     const double cutoff_s = hlm_search_limit_s(search) * (1 + 1e-6);
@@ -136,7 +180,8 @@ static bool find_loads(struct hlm_search_state *search, struct hlm_search_column
     }
     const enum hlm_ilp_outcome outcome =
         hlm_rank_glpk(search->scratch, expanded->ranks, &caps, expanded->threshold_s,
-                      MAX_RANK_NODES, minors, majors, out_bound_s, out_least_s);
+                      expanded->num_cuts > 0 ? MAX_CUT_NODES : MAX_RANK_NODES, minors, majors,
+                      firsts, out_bound_s, out_least_s);
     search->certificate.num_ilps++;
     if (outcome == HLM_ILP_INCUMBENT || outcome == HLM_ILP_UNKNOWN) {
         search->is_least_proved = false;
@@ -154,21 +199,40 @@ bool hlm_search_solve_ranks(struct hlm_search_state *search, struct hlm_search_c
     const int32_t p = expanded->column.strategy.pp;
     int32_t *minors = HLM_ARENA_ARRAY(search->scratch, int32_t, p);
     int32_t *majors = HLM_ARENA_ARRAY(search->scratch, int32_t, p);
+    int32_t *firsts = HLM_ARENA_ARRAY(search->scratch, int32_t, p);
     double loads_s = 0.0, least_s = 0.0;
-    const bool found = find_loads(search, expanded, minors, majors, &loads_s, &least_s);
+    const bool found = find_loads(search, expanded, minors, majors, firsts, &loads_s, &least_s);
     if (found) {
         *bound_s = fmax(*bound_s, fmin(least_s, loads_s));
         expanded->threshold_s = fmax(expanded->threshold_s, *bound_s);
         if (isfinite(loads_s)) {
-            hlm_search_take_ilp(search, expanded, loads_s);
+            expanded->ilp_s = loads_s;
             for (int32_t r = 0; r < p; r++) {
                 majors[r] += minors[r];
             }
-            guess(search, expanded, majors);
+            guess(search, expanded, majors, firsts, expanded->num_cuts == 0);
         }
     }
     hlm_arena_rewind(search->scratch, mark);
     return found;
+}
+
+enum hlm_search_cut hlm_search_cut_ranks(struct hlm_search_state *search,
+                                         struct hlm_search_column *expanded, double *bound_s)
+{
+    const double before_s = *bound_s;
+    if (expanded->solved == NULL) {
+        return HLM_CUT_USELESS;
+    }
+    hlm_rank_add_rows(expanded->arena, &expanded->column.ranks, expanded->solved);
+    hlm_rank_set_read_rows(expanded->ranks);
+    expanded->solved = NULL;
+    expanded->ilp_s = INFINITY; /* of the program with fewer rows */
+    expanded->num_cuts++;
+    if (!hlm_search_solve_ranks(search, expanded, bound_s)) {
+        return HLM_CUT_OUT;
+    }
+    return *bound_s > before_s * (1 + least_rise) ? HLM_CUT_HIGHER : HLM_CUT_USELESS;
 }
 
 struct listing {

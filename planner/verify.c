@@ -238,16 +238,23 @@ static enum hlm_status audit_family(struct audit *audit, struct hlm_strategy fam
     const struct hlm_arena_mark mark = hlm_arena_mark(audit->arena);
     struct hlm_pricer pricer;
     struct hlm_err reason;
+    double floor_s = 0.0;
     family.schedule = HLM_SCHEDULE_1F1B;
     hlm_strategy_complete(&family);
     if (hlm_strategy_check(&family, &audit->plan->model, &reason) != HLM_OK ||
-        hlm_pricer_init(audit->arena, &audit->plan->model, &family, &audit->plan->cluster, 0,
-                        &pricer, &reason) != HLM_OK) {
-        hlm_arena_rewind(audit->arena, mark);
+        hlm_family_floor(audit->cache, &family, &floor_s, &reason) != HLM_OK) {
         return HLM_OK;
     }
-    const bool is_bounded = family_floor_s(audit, &pricer) >= audit->goal_s;
-    hlm_arena_rewind(audit->arena, mark);
+    if (floor_s < audit->goal_s) {
+        if (hlm_pricer_init(audit->arena, &audit->plan->model, &family, &audit->plan->cluster, 0,
+                            &pricer, &reason) != HLM_OK) {
+            hlm_arena_rewind(audit->arena, mark);
+            return HLM_OK;
+        }
+        floor_s = family_floor_s(audit, &pricer);
+        hlm_arena_rewind(audit->arena, mark);
+    }
+    const bool is_bounded = floor_s >= audit->goal_s;
     const int32_t most_vpp = (audit->plan->model.num_layers + 2) / family.pp;
     for (int32_t schedule = 0; schedule < HLM_NUM_SCHEDULES; schedule++) {
         for (int32_t choice = 0; choice < 4 * most_vpp; choice++) {

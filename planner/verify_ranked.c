@@ -41,28 +41,65 @@ static double judge_partition(void *context, const struct hlm_rank_partition *pa
     return judging->goal_s;
 }
 
-/* Whether the loads of least bound are no less than the goal. */
-static bool loads_are_bounded(struct hlm_arena *scratch, struct hlm_rank_set *set,
-                              const struct hlm_rank_caps *caps, double goal_s)
+/* The loads of least bound as a partition that fits. False: it does not. */
+static bool place_loads(struct hlm_arena *scratch, const struct hlm_rank_problem *problem,
+                        const int32_t *minors, int32_t *majors, const int32_t *firsts,
+                        struct hlm_rank_partition *out)
 {
-    enum { MAX_NODES = 300 };
-    const int32_t p = hlm_rank_set_problem(set)->order->num_ranks;
-    int32_t *minors = HLM_ARENA_ARRAY(scratch, int32_t, p);
-    int32_t *majors = HLM_ARENA_ARRAY(scratch, int32_t, p);
-    double bound_s = 0.0, least_s = 0.0;
-    const enum hlm_ilp_outcome outcome = hlm_rank_glpk(scratch, set, caps, 0.5 * goal_s, MAX_NODES,
-                                                       minors, majors, &bound_s, &least_s);
-    return outcome == HLM_ILP_NO_BETTER || least_s >= goal_s;
+    for (int32_t r = 0; r < problem->order->num_ranks; r++) {
+        majors[r] += minors[r];
+    }
+    *out = hlm_rank_partition_new(scratch, problem->order->num_stages);
+    hlm_rank_spread(problem, majors, firsts, out);
+    return hlm_rank_choose_recompute(scratch, problem, out);
 }
 
-static enum hlm_verdict judge(struct hlm_arena *scratch, struct judging *judging,
-                              const struct hlm_column *column)
+/* Whether no loads are bounded below the goal, by the rows there are and those of what is found
+ * below it, round after round. */
+static bool loads_are_bounded(struct hlm_arena *scratch, struct judging *judging,
+                              struct hlm_rank_problem *problem, struct hlm_rank_set *set)
+{
+    enum { MAX_NODES = 4000, MAX_ROUNDS = 12 };
+    const int32_t p = problem->order->num_ranks;
+    int32_t *minors = HLM_ARENA_ARRAY(scratch, int32_t, p);
+    int32_t *majors = HLM_ARENA_ARRAY(scratch, int32_t, p);
+    int32_t *firsts = HLM_ARENA_ARRAY(scratch, int32_t, p);
+    struct hlm_rank_partition partition;
+    struct hlm_rank_caps caps;
+    for (int round = 0; round < MAX_ROUNDS; round++) {
+        double bound_s = 0.0, least_s = 0.0;
+        if (!hlm_rank_narrow(scratch, set, judging->goal_s, &caps)) {
+            return true;
+        }
+        const enum hlm_ilp_outcome outcome =
+            hlm_rank_glpk(scratch, set, &caps, 0.5 * judging->goal_s, MAX_NODES, minors, majors,
+                          firsts, &bound_s, &least_s);
+        if (outcome == HLM_ILP_NO_BETTER || least_s >= judging->goal_s) {
+            return true;
+        }
+        if (outcome == HLM_ILP_UNKNOWN ||
+            !place_loads(scratch, problem, minors, majors, firsts, &partition)) {
+            return false;
+        }
+        hlm_rank_add_rows(judging->arena, problem, &partition);
+        hlm_rank_set_read_rows(set);
+    }
+    return false;
+}
+
+static enum hlm_verdict judge(struct hlm_pricer_cache *cache, struct hlm_arena *scratch,
+                              struct judging *judging, struct hlm_column *column)
 {
     double work = 2e8;
     struct hlm_rank_caps caps;
     struct hlm_rank_set *set = hlm_rank_set_new(judging->arena, &column->ranks, judging->goal_s);
-    if (!hlm_rank_narrow(scratch, set, judging->goal_s, &caps) ||
-        loads_are_bounded(scratch, set, &caps, judging->goal_s)) {
+    if (!hlm_rank_narrow(scratch, set, judging->goal_s, &caps)) {
+        return HLM_VERDICT_BOUNDED;
+    }
+    hlm_column_take_paths(cache, column);
+    hlm_rank_set_read_rows(set);
+    if (loads_are_bounded(scratch, judging, &column->ranks, set) ||
+        !hlm_rank_narrow(scratch, set, judging->goal_s, &caps)) {
         return HLM_VERDICT_BOUNDED;
     }
     if (!hlm_rank_list(scratch, &column->ranks, &caps, &work, judge_partition, judging)) {
@@ -90,7 +127,7 @@ enum hlm_verdict hlm_verify_ranked(struct hlm_pricer_cache *cache,
             verdict = HLM_VERDICT_CLOSED_FORM;
         } else {
             hlm_column_complete(arena, cache, &column);
-            verdict = judge(scratch, &judging, &column);
+            verdict = judge(cache, scratch, &judging, &column);
         }
     }
     *out_step_s = judging.least_s;

@@ -145,6 +145,11 @@ struct hlm_rank_held {
 const struct hlm_rank_held *hlm_schedule_held(struct hlm_arena *arena,
                                               const struct hlm_schedule *schedule);
 
+/* The same where the stages of a rank don't lend each other memory: each has slots of its own for
+ * the most microbatches it ever holds (hlm_schedule_in_flights), which is the one row. */
+const struct hlm_rank_held *hlm_schedule_held_apart(struct hlm_arena *arena,
+                                                    const struct hlm_schedule *schedule);
+
 /* The largest h known for which the peak of activations is at least h times the sum of all stages'
  * amounts, whatever the amounts: the least entry of a row, or of the mean of all rows. mean
  * [num_chunks], filled unless NULL: the entries of that row or mean, so that the peak is at least

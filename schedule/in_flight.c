@@ -173,27 +173,51 @@ static void find_rows(struct hlm_arena *arena, const struct hlm_rank_actions *li
     }
 }
 
+/* The stages of all ranks, without rows; chunk_of [num_stages]: the place of each among those of
+ * its rank. */
+static struct hlm_rank_held *list_stages(struct hlm_arena *arena,
+                                         const struct hlm_schedule *schedule, int32_t *chunk_of)
+{
+    struct hlm_rank_held *held = HLM_ARENA_ARRAY(arena, struct hlm_rank_held, schedule->num_ranks);
+    const int32_t most = schedule->num_stages / schedule->num_ranks;
+    int32_t *stages = HLM_ARENA_ARRAY(arena, int32_t, schedule->num_stages);
+    for (int32_t stage = 0; stage < schedule->num_stages; stage++) {
+        const int32_t rank = schedule->stage_rank[stage];
+        HLM_ASSERT(held[rank].num_chunks < most);
+        chunk_of[stage] = held[rank].num_chunks++;
+        held[rank].stages = &stages[rank * most];
+        stages[rank * most + chunk_of[stage]] = stage;
+    }
+    return held;
+}
+
 const struct hlm_rank_held *hlm_schedule_held(struct hlm_arena *arena,
                                               const struct hlm_schedule *schedule)
 {
-    struct hlm_rank_held *held = HLM_ARENA_ARRAY(arena, struct hlm_rank_held, schedule->num_ranks);
     int32_t *chunk_of = HLM_ARENA_ARRAY(arena, int32_t, schedule->num_stages);
-    const size_t most = (size_t)(schedule->num_stages / schedule->num_ranks);
+    struct hlm_rank_held *held = list_stages(arena, schedule, chunk_of);
     for (int32_t rank = 0; rank < schedule->num_ranks; rank++) {
-        int32_t *stages = HLM_ARENA_ARRAY(arena, int32_t, most);
-        struct rows rows = {0};
-        for (int32_t stage = 0; stage < schedule->num_stages; stage++) {
-            if (schedule->stage_rank[stage] == rank) {
-                HLM_ASSERT((size_t)rows.num_chunks < most);
-                chunk_of[stage] = rows.num_chunks;
-                stages[rows.num_chunks++] = stage;
-            }
-        }
+        struct rows rows = {.num_chunks = held[rank].num_chunks};
         find_rows(arena, &schedule->ranks[rank], chunk_of, &rows);
-        held[rank] = (struct hlm_rank_held){.stages = stages,
-                                            .num_chunks = rows.num_chunks,
-                                            .counts = rows.counts,
-                                            .num_rows = rows.num_rows};
+        held[rank].counts = rows.counts;
+        held[rank].num_rows = rows.num_rows;
+    }
+    return held;
+}
+
+const struct hlm_rank_held *hlm_schedule_held_apart(struct hlm_arena *arena,
+                                                    const struct hlm_schedule *schedule)
+{
+    int32_t *chunk_of = HLM_ARENA_ARRAY(arena, int32_t, schedule->num_stages);
+    struct hlm_rank_held *held = list_stages(arena, schedule, chunk_of);
+    const int32_t *in_flights = hlm_schedule_in_flights(arena, schedule);
+    for (int32_t rank = 0; rank < schedule->num_ranks; rank++) {
+        int32_t *counts = HLM_ARENA_ARRAY(arena, int32_t, held[rank].num_chunks);
+        for (int32_t c = 0; c < held[rank].num_chunks; c++) {
+            counts[c] = in_flights[held[rank].stages[c]];
+        }
+        held[rank].counts = counts;
+        held[rank].num_rows = 1;
     }
     return held;
 }

@@ -27,7 +27,8 @@ struct graph {
     double total_s;
     struct edge (*inputs)[MAX_INPUTS]; /* [num_places]; from NOBODY: none */
     double *duration_s, *head_s, *tail_s;
-    int32_t *rank; /* of each place */
+    int32_t *rank;    /* of each place */
+    double *reduce_s; /* [num_ranks]: behind a rank's last place */
     int32_t *first,
         *next; /* [num_ranks] a rank's first place; [num_places] the one behind, NOBODY */
 };
@@ -90,15 +91,25 @@ static void fill_heads(struct hlm_arena *scratch, struct graph *graph,
                            graph->head_s[from] + graph->duration_s[from] + inputs[k].transfer_s);
             }
         }
-        graph->total_s = larger(graph->total_s, graph->head_s[i] + graph->duration_s[i]);
         *(before[rank] == NOBODY ? &graph->first[rank] : &graph->next[before[rank]]) = i;
         graph->next[i] = NOBODY;
         before[rank] = i;
     }
 }
 
-static void fill_tails(struct graph *graph)
+static void fill_tails(struct graph *graph, const struct hlm_sim_costs *costs)
 {
+    for (int32_t stage = 0; stage < graph->order->num_stages; stage++) {
+        graph->reduce_s[graph->order->stage_rank[stage]] += at(costs->reduce_s, stage);
+    }
+    for (int32_t i = 0; i < graph->order->num_places; i++) {
+        if (graph->next[i] == NOBODY) {
+            const double reduce_s = graph->reduce_s[graph->rank[i]];
+            graph->tail_s[i] = reduce_s;
+            graph->total_s =
+                larger(graph->total_s, graph->head_s[i] + graph->duration_s[i] + reduce_s);
+        }
+    }
     for (int32_t i = graph->order->num_places - 1; i >= 0; i--) {
         for (int k = 0; k < MAX_INPUTS; k++) {
             const struct edge *edge = &graph->inputs[i][k];
@@ -119,13 +130,13 @@ static struct graph make_graph(struct hlm_arena *scratch, const struct hlm_sim_o
                           .head_s = HLM_ARENA_ARRAY(scratch, double, order->num_places),
                           .tail_s = HLM_ARENA_ARRAY(scratch, double, order->num_places),
                           .rank = HLM_ARENA_ARRAY(scratch, int32_t, order->num_places),
-
+                          .reduce_s = HLM_ARENA_ARRAY(scratch, double, order->num_ranks),
                           .first = HLM_ARENA_ARRAY(scratch, int32_t, order->num_ranks),
                           .next = HLM_ARENA_ARRAY(scratch, int32_t, order->num_places)};
     graph.inputs =
         hlm_arena_alloc(scratch, (size_t)order->num_places, sizeof(struct edge[MAX_INPUTS]));
     fill_heads(scratch, &graph, costs);
-    fill_tails(&graph);
+    fill_tails(&graph, costs);
     return graph;
 }
 
@@ -371,8 +382,9 @@ static void make_row(const struct row_maker *base, int32_t rank, bool whole,
 
 static bool is_end(const struct graph *graph, int32_t place)
 {
-    return graph->head_s[place] + graph->duration_s[place] >=
-           graph->total_s - tie_frac * graph->total_s;
+    return graph->next[place] == NOBODY &&
+           graph->head_s[place] + graph->duration_s[place] + graph->reduce_s[graph->rank[place]] >=
+               graph->total_s - tie_frac * graph->total_s;
 }
 
 /* The longest paths of all, shared equally wherever they part. */
@@ -424,6 +436,39 @@ const struct hlm_path_row *hlm_sim_path_rows(struct hlm_arena *arena,
     }
     make_longest_row(&maker, &rows[2 * order->num_ranks]);
     hlm_arena_free(scratch);
+    return rows;
+}
+
+const struct hlm_path_row *hlm_sim_ramp_rows(struct hlm_arena *arena,
+                                             const struct hlm_sim_order *order)
+{
+    const int32_t p = order->num_ranks;
+    const size_t size = (size_t)order->num_stages * HLM_SIM_NUM_KINDS;
+    const double ways = order->splits_backward ? 1.0 : 2.0;
+    struct hlm_path_row *rows = HLM_ARENA_ARRAY(arena, struct hlm_path_row, p);
+    double **actions = HLM_ARENA_ARRAY(arena, double *, p);
+    for (int32_t r = 0; r < p; r++) {
+        double *transfers = HLM_ARENA_ARRAY(arena, double, order->num_stages);
+        double *ends = HLM_ARENA_ARRAY(arena, double, p);
+        actions[r] = HLM_ARENA_ARRAY(arena, double, size);
+        for (int32_t u = 0; u < r; u++) {
+            HLM_ASSERT(order->stage_rank[u] == u);
+            actions[r][u * HLM_SIM_NUM_KINDS + HLM_ACTION_F] = 1.0;
+            actions[r][u * HLM_SIM_NUM_KINDS + HLM_ACTION_B] = ways - 1.0;
+            transfers[u] = ways;
+        }
+        ends[order->splits_backward ? r : 0] = 1.0;
+        rows[r] = (struct hlm_path_row){
+            .rank = r, .actions = actions[r], .transfers = transfers, .ends = ends};
+    }
+    for (int32_t i = 0; i < order->num_places; i++) {
+        const struct hlm_sim_place *place = &order->places[i];
+        double *own = actions[order->stage_rank[place->action / HLM_SIM_NUM_KINDS]];
+        own[place->action] += 1.0;
+        if (place->other != NOBODY) {
+            own[place->other] += 1.0;
+        }
+    }
     return rows;
 }
 

@@ -29,8 +29,8 @@ struct hlm_path_row {
 
 /* [num_ranks] rows with all of a rank's list, [num_ranks] along the longest paths through each
  * rank, and one of the longest paths of all (rank -1), which is exact at the reference. reference:
- * durations and transfers of any stage times; those of the rows' use should be near. Pairs take F +
- * B.
+ * durations, transfers and reductions of any stage times; those of the rows' use should be near.
+ * Pairs take F + B.
  */
 static inline int32_t hlm_sim_num_path_rows(const struct hlm_sim_order *order)
 {
@@ -39,6 +39,13 @@ static inline int32_t hlm_sim_num_path_rows(const struct hlm_sim_order *order)
 const struct hlm_path_row *hlm_sim_path_rows(struct hlm_arena *arena,
                                              const struct hlm_sim_order *order,
                                              const struct hlm_sim_costs *reference);
+
+/* [num_ranks] rows that need no reference, as they hold for every order of the lists: row r has all
+ * of the list of rank r, and one forward of each stage 0 .. r-1, which stand in front of whatever
+ * the rank does (its own stages come behind them); where backwards are whole also one backward of
+ * each, behind whatever it does. */
+const struct hlm_path_row *hlm_sim_ramp_rows(struct hlm_arena *arena,
+                                             const struct hlm_sim_order *order);
 
 /* The value of a row: what no simulation with these costs is below. */
 double hlm_path_row_s(const struct hlm_sim_order *order, const struct hlm_path_row *row,

@@ -1,5 +1,5 @@
 /* What a rank allocates is what the cost model says of its stages, to the byte: their static bytes
- * and slots, and the largest workspace. */
+ * and slots, and the largest workspace; and that is what a plan promises. */
 #include "exec/state.h"
 #include "tests/support/check.h"
 #include "tests/support/golden.h"
@@ -74,6 +74,18 @@ static int64_t predicted_bytes(struct fixture *fixture, const struct hlm_plan *p
     return bytes + transient;
 }
 
+/* What the plan promises that a rank needs, but for what is not ours to allocate. */
+static int64_t promised_bytes(const struct hlm_plan *plan, int32_t pp)
+{
+    int64_t bytes = hlm_plan_rank_peak_bytes(plan, pp);
+    for (int32_t s = 0; s < plan->num_stages; s++) {
+        bytes -= plan->stages[s].rank_group == pp
+                     ? plan->prediction.memory[s].bytes[HLM_MEMORY_FIXED]
+                     : 0;
+    }
+    return bytes;
+}
+
 static void check_plan(struct fixture *fixture, const struct hlm_plan *plan,
                        const struct hlm_schedule *schedule, const char *where)
 {
@@ -86,6 +98,11 @@ static void check_plan(struct fixture *fixture, const struct hlm_plan *plan,
         if (made->allocated_bytes != expected) {
             fail_msg("%s: rank %d allocates %lld bytes, predicted are %lld", where, rank,
                      (long long)made->allocated_bytes, (long long)expected);
+        }
+        if (promised_bytes(plan, made->coords.pp) != made->allocated_bytes) {
+            fail_msg("%s: rank %d allocates %lld bytes, the plan promises %lld", where, rank,
+                     (long long)made->allocated_bytes,
+                     (long long)promised_bytes(plan, made->coords.pp));
         }
         hlm_state_free(made);
         fixture->num_checked++;

@@ -17,6 +17,7 @@ struct problem {
     struct hlm_rank_problem ranks;
     struct hlm_rank_stage stages[MAX_STAGES];
     const struct hlm_schedule *schedule;
+    const struct hlm_path_row *ramps;
     uint8_t kinds[MAX_LAYERS];
     double transfer_s[MAX_STAGES];
     bool both_sides[MAX_STAGES];
@@ -133,6 +134,7 @@ static void random_problem(struct hlm_arena *arena, struct hlm_rng *rng, struct 
                                             .send_backward_s = small};
     ranks->rows = hlm_sim_path_rows(arena, ranks->order, &reference);
     ranks->num_rows = hlm_sim_num_path_rows(ranks->order);
+    problem->ramps = hlm_sim_ramp_rows(arena, ranks->order);
 }
 
 /* --- every partition --- */
@@ -192,7 +194,11 @@ static void check_bounds(const struct brute *brute, const struct hlm_sim_costs *
     for (int32_t k = 0; k < ranks->num_rows; k++) {
         assert_true(hlm_path_row_s(ranks->order, &ranks->rows[k], costs) <= step_s * slack);
     }
-    assert_true(hlm_rank_bound_s(brute->set, minors, majors) <= step_s * slack);
+    for (int32_t r = 0; r < ranks->order->num_ranks; r++) {
+        assert_true(hlm_path_row_s(ranks->order, &brute->problem->ramps[r], costs) <=
+                    step_s * slack);
+    }
+    assert_true(hlm_rank_bound_s(brute->set, minors, majors, NULL) <= step_s * slack);
 }
 
 static void simulate_choice(struct brute *brute)
@@ -330,15 +336,15 @@ static double listed_s(struct hlm_arena *arena, struct problem *problem, struct 
 static void check_best(struct hlm_arena *arena, const struct brute *brute)
 {
     struct hlm_rank_caps caps;
-    int32_t minors[MAX_STAGES], majors[MAX_STAGES];
+    int32_t minors[MAX_STAGES], majors[MAX_STAGES], firsts[MAX_STAGES];
     double bound_s = 0.0, least_s = 0.0;
     const double best_s = brute->best_s, slack = 1 + 1e-9;
     const double threshold_s =
         hlm_rank_threshold(arena, brute->set, 1e-3 * best_s, 1.1 * best_s, &caps);
     assert_true(threshold_s <= best_s * slack);
     assert_true(hlm_rank_narrow(arena, brute->set, best_s * slack, &caps));
-    const enum hlm_ilp_outcome outcome =
-        hlm_rank_glpk(arena, brute->set, &caps, threshold_s, 0, minors, majors, &bound_s, &least_s);
+    const enum hlm_ilp_outcome outcome = hlm_rank_glpk(arena, brute->set, &caps, threshold_s, 0,
+                                                       minors, majors, firsts, &bound_s, &least_s);
     assert_true(outcome == HLM_ILP_PROVED);
     assert_true(bound_s <= best_s * slack && least_s <= best_s * slack);
     assert_true(threshold_s <= bound_s * slack);

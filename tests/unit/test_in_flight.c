@@ -34,6 +34,19 @@ static void test_amounts(void **state)
     assert_int_equal(memory[1].peak, 6);
 }
 
+/* With slots of their own the most of every stage counts at once: one row, as in_flights has it. */
+static void test_held_apart(void **state)
+{
+    const struct hlm_schedule *schedule = pipeline_from_csv(*state, text);
+    const struct hlm_rank_held *held = hlm_schedule_held_apart(*state, schedule);
+    const int32_t first[2] = {3, 1}, second[2] = {2, 2}, first_stages[2] = {0, 3};
+    assert_int_equal(held[0].num_rows, 1);
+    assert_int_equal(held[0].num_chunks, 2);
+    assert_memory_equal(held[0].stages, first_stages, sizeof first_stages);
+    assert_memory_equal(held[0].counts, first, sizeof first);
+    assert_memory_equal(held[1].counts, second, sizeof second);
+}
+
 /* Sends and receives change nothing. */
 static void test_lowered(void **state)
 {
@@ -57,6 +70,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         pipeline_test(test_counts),
         pipeline_test(test_amounts),
+        pipeline_test(test_held_apart),
         pipeline_test(test_lowered),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -26,17 +26,15 @@ struct exhaustive {
     int64_t num_plans, num_strategies;
 };
 
-/* Memory of every rank by the walk over its list; costs: [num_stages]. */
+/* Memory of every rank, whose stages each have slots for all that they ever hold; costs:
+ * [num_stages]. */
 static bool fits(const struct exhaustive *all, const struct hlm_stage_cost *costs)
 {
-    int64_t slots[MAX_STAGES];
-    for (int32_t s = 0; s < all->schedule->num_stages; s++) {
-        slots[s] = costs[s].slot_bytes;
-    }
-    const struct hlm_rank_memory *memory = hlm_schedule_memory(all->arena, all->schedule, slots);
+    const int32_t *held = hlm_schedule_in_flights(all->arena, all->schedule);
     for (int32_t r = 0; r < all->schedule->num_ranks; r++) {
-        int64_t bytes = memory[r].peak + all->pricer.fixed_bytes, transient = 0;
+        int64_t bytes = all->pricer.fixed_bytes, transient = 0;
         for (int32_t s = 0; s < all->schedule->num_stages; s++) {
+            bytes += all->schedule->stage_rank[s] == r ? held[s] * costs[s].slot_bytes : 0;
             for (int32_t k = 0; k < HLM_NUM_MEMORY_KINDS && all->schedule->stage_rank[s] == r;
                  k++) {
                 bytes += costs[s].static_bytes[k];
