@@ -331,8 +331,8 @@ static enum hlm_status price_kind(struct hlm_arena *arena, struct hlm_pricer *pr
 static int32_t stage_of_group(const struct hlm_strategy *strategy,
                               const struct hlm_cluster *cluster, int32_t device_group)
 {
-    for (int32_t pp = 0; strategy->places != NULL && pp < strategy->pp; pp++) {
-        if (strategy->places[pp].tp == strategy->tp &&
+    for (int32_t pp = 0; pp < strategy->pp; pp++) {
+        if (hlm_strategy_at(strategy, pp).tp == strategy->tp &&
             hlm_layout_device_group(strategy, cluster, pp) == device_group) {
             return pp;
         }

@@ -108,9 +108,10 @@ static enum hlm_status add_blocks(struct hlm_arena *arena, const struct hlm_plan
                                   int32_t index, struct stage_program *stage, struct hlm_err *err)
 {
     const struct hlm_plan_stage *placed = &plan->stages[index];
+    const struct hlm_strategy at = hlm_strategy_at(&plan->strategy, placed->rank_group);
     const struct hlm_lowering_input input = {
         .model = &plan->model,
-        .strategy = &plan->strategy,
+        .strategy = &at,
         .backend = plan->cluster.groups[placed->device_group].device.backend,
         .last_stage_copy = plan->model.tied_embeddings && hlm_layout_ends_apart(&plan->strategy)};
     const struct hlm_block *block = NULL;

@@ -1,5 +1,6 @@
 /* Placement without a search: even stages with the least recompute that fits. */
-#include "planner/plan.h"
+#include "planner/plan_places.h"
+#include "planner/plan_pricers.h"
 
 /* Lengths as equal as possible: the remainder goes to the middle stages, which carry neither
  * embedding nor head. */
@@ -115,18 +116,18 @@ static void choose_recompute(const struct rank_choice *rank)
     }
 }
 
-static enum hlm_status choose_all(struct hlm_arena *arena, const struct hlm_pricer *pricer,
+static enum hlm_status choose_all(struct hlm_arena *arena, const struct hlm_strategy *strategy,
+                                  const struct hlm_pricer *const *pricers,
                                   struct hlm_plan_stage *stages, int32_t num_stages,
                                   struct hlm_err *err)
 {
-    const struct hlm_strategy *strategy = pricer->strategy;
     const struct hlm_schedule *schedule = NULL;
     HLM_TRY(hlm_schedule_build(arena, strategy->schedule, strategy->pp, strategy->vpp,
                                (int32_t)strategy->num_microbatches, &schedule, err));
     const struct hlm_rank_held *held = hlm_schedule_held(arena, schedule);
     for (int32_t rank = 0; rank < strategy->pp; rank++) {
         const struct rank_choice choice = {
-            .pricer = pricer,
+            .pricer = pricers[rank],
             .stages = stages,
             .num_stages = num_stages,
             .held = &held[rank],
@@ -162,10 +163,11 @@ enum hlm_status hlm_plan_even_stages(struct hlm_arena *arena, const struct hlm_m
         first += lengths[s];
     }
     if (recompute < 0) {
-        struct hlm_pricer pricer;
-        HLM_TRY(
-            hlm_pricer_init(arena, model, strategy, cluster, stages[0].device_group, &pricer, err));
-        HLM_TRY(choose_all(arena, &pricer, stages, n, err));
+        struct hlm_strategy *placed = hlm_arena_memdup(arena, strategy, sizeof(*strategy));
+        const struct hlm_pricer *const *pricers = NULL;
+        HLM_TRY(hlm_plan_places(arena, cluster, strategy, stages, n, &placed->places, err));
+        HLM_TRY(hlm_plan_pricers_new(arena, model, cluster, placed, &pricers, err));
+        HLM_TRY(choose_all(arena, placed, pricers, stages, n, err));
     }
     *out = stages;
     *out_num = n;

@@ -272,8 +272,11 @@ static bool close_form(struct hlm_search_state *search, struct hlm_search_candid
     HLM_ASSERT(priced); /* the family was; ZeRO and schedules change no operator */
     bool may_fit = hlm_column_may_fit(&column);
     if (may_fit) {
-        const double bound_s = column.is_ranked ? hlm_column_memory_bound(search->cache, &column)
-                                                : hlm_bound_closed_form(&column.placement);
+        double bound_s = column.is_ranked ? hlm_column_memory_bound(search->cache, &column)
+                                          : hlm_bound_closed_form(&column.placement);
+        if (column.is_mixed && !column.is_ranked) {
+            bound_s = fmax(bound_s, hlm_column_capacity_bound(search->cache, &column));
+        }
         candidate->bound_s = fmax(candidate->bound_s, bound_s);
         may_fit = isfinite(bound_s);
     }
@@ -540,13 +543,6 @@ enum hlm_status hlm_search(struct hlm_arena *arena, const struct hlm_search_prob
                            void *context, const struct hlm_plan **out, struct hlm_err *err)
 {
     HLM_TRY(hlm_ilp_check_solver(err));
-    if (problem->cluster->num_groups > 1) {
-        return hlm_fail(
-            err, HLM_NO,
-            "planning over %d device groups at once is not supported: give a cluster of "
-            "one group",
-            problem->cluster->num_groups);
-    }
     struct hlm_search_state search = {
         .problem = problem,
         .kept = hlm_arena_new(),
