@@ -252,6 +252,9 @@ static bool is_legal_way(const struct lister *lister, const struct hlm_group_run
                          int32_t num_runs)
 {
     const struct hlm_model *model = lister->problem->model;
+    if (lister->problem->all_groups && num_runs < lister->problem->cluster->num_groups) {
+        return false;
+    }
     for (int32_t i = 0; i < num_runs; i++) {
         const struct hlm_device_group *group = &lister->problem->cluster->groups[runs[i].group];
         if (model->num_heads % runs[i].tp != 0 ||

@@ -50,6 +50,19 @@ void hlm_plan_rank_memory(const struct hlm_model *model, const struct hlm_pricer
     hlm_arena_free(scratch);
 }
 
+int32_t hlm_plan_num_groups(const struct hlm_plan_stage *stages, int32_t num_stages)
+{
+    int32_t num = 0;
+    for (int32_t s = 0; s < num_stages; s++) {
+        bool is_new = true;
+        for (int32_t before = 0; before < s; before++) {
+            is_new = is_new && stages[before].device_group != stages[s].device_group;
+        }
+        num += is_new ? 1 : 0;
+    }
+    return num;
+}
+
 int64_t hlm_plan_rank_peak_bytes(const struct hlm_plan *plan, int32_t rank)
 {
     int64_t bytes = 0;

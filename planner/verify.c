@@ -15,7 +15,7 @@ static const double slack_frac = 1e-6;
 static enum hlm_status compare_seconds(const char *what, double claimed_s, double own_s,
                                        struct hlm_err *err)
 {
-    if (fabs(claimed_s - own_s) <= 1e-9 * own_s) {
+    if (fabs(claimed_s - own_s) <= 1e-9 * fabs(own_s)) {
         return HLM_OK;
     }
     return hlm_fail(err, HLM_NO, "%s: the plan says %.9g s, priced again it is %.9g s", what,
