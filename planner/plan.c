@@ -139,6 +139,20 @@ static enum hlm_status find_places(struct hlm_arena *arena, struct hlm_plan *pla
     return check_strategy(plan, where, err);
 }
 
+/* Who edits degrees need not write the rank map. */
+static void renew_rank_map(struct hlm_arena *arena, struct hlm_plan *plan)
+{
+    const struct hlm_plan_digests now = hlm_plan_digests(arena, plan);
+    const int64_t world = hlm_strategy_world_size(&plan->strategy);
+    const bool is_edited = strcmp(now.strategy, plan->digests.strategy) != 0 ||
+                           strcmp(now.stages, plan->digests.stages) != 0;
+    if (is_edited && world != plan->num_ranks &&
+        world <= hlm_cluster_num_devices(&plan->cluster)) {
+        plan->rank_map = hlm_plan_rank_map(arena, &plan->strategy);
+        plan->num_ranks = (int32_t)world;
+    }
+}
+
 static enum hlm_status check_plan(struct hlm_arena *arena, struct hlm_plan *plan, const char *where,
                                   struct hlm_err *err)
 {
@@ -152,6 +166,7 @@ static enum hlm_status check_plan(struct hlm_arena *arena, struct hlm_plan *plan
     }
     HLM_TRY(check_stages(plan, where, err));
     HLM_TRY(find_places(arena, plan, where, err));
+    renew_rank_map(arena, plan);
     return check_rank_map(arena, plan, where, err);
 }
 

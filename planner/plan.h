@@ -130,7 +130,8 @@ struct hlm_plan {
 extern const struct hlm_json_table hlm_plan_table;
 
 /* Reads a plan and checks what the table can't: that stages tile the layers, strategy and stages
- * agree, the rank map is a permutation. Does not compare digests. */
+ * agree, the rank map is a permutation. Does not compare digests, but where strategy or stages were
+ * edited so that there are more ranks or fewer, the rank map is made anew. */
 HLM_MUST_CHECK enum hlm_status hlm_plan_read(struct hlm_arena *arena, const char *path,
                                              const struct hlm_plan **out, struct hlm_err *err);
 
@@ -162,6 +163,9 @@ hlm_plan_price(struct hlm_arena *arena, const struct hlm_model *model,
                const struct hlm_cluster *cluster, const struct hlm_strategy *strategy,
                const struct hlm_plan_stage *stages, int32_t num_stages, const struct hlm_plan **out,
                struct hlm_plan_simulation *out_simulation, struct hlm_err *err);
+
+/* Where the ranks of a strategy stand, if nobody says otherwise: the device of each, in the arena. */
+const int32_t *hlm_plan_rank_map(struct hlm_arena *arena, const struct hlm_strategy *strategy);
 
 /* HLM_NO: the strategy has more ranks than the cluster has devices. */
 HLM_MUST_CHECK enum hlm_status hlm_plan_check_devices(const struct hlm_strategy *strategy,

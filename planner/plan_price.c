@@ -336,7 +336,7 @@ static enum hlm_status price(struct pricing *pricing, bool want_events, struct h
     return simulate(pricing, want_events, err);
 }
 
-static const int32_t *make_rank_map(struct hlm_arena *arena, const struct hlm_strategy *strategy)
+const int32_t *hlm_plan_rank_map(struct hlm_arena *arena, const struct hlm_strategy *strategy)
 {
     const int32_t num_ranks = (int32_t)hlm_strategy_world_size(strategy);
     int32_t *map = HLM_ARENA_ARRAY(arena, int32_t, num_ranks);
@@ -397,7 +397,7 @@ enum hlm_status hlm_plan_price(struct hlm_arena *arena, const struct hlm_model *
     plan->prediction.interval = (struct hlm_plan_interval){simulation.result.step_s - spread_s,
                                                            simulation.result.step_s + spread_s};
     make_rates(&pricing, &plan->prediction);
-    plan->rank_map = make_rank_map(arena, &plan->strategy);
+    plan->rank_map = hlm_plan_rank_map(arena, &plan->strategy);
     plan->digests = hlm_plan_digests(arena, plan);
     if (out_simulation != NULL) {
         *out_simulation = simulation;

@@ -384,6 +384,13 @@ enum hlm_status hlm_plan_programs(struct hlm_arena *arena, const struct hlm_plan
                                   const struct hlm_plan_simulation *simulation,
                                   struct hlm_plan_programs *out, struct hlm_err *err)
 {
+    for (int32_t s = 0; s < plan->num_stages; s++) {
+        if (plan->stages[s].tp != plan->strategy.tp) {
+            return hlm_fail(err, HLM_NO,
+                            "traces for SimGrid need one tp: stage %d has tp = %d, others %d", s,
+                            plan->stages[s].tp, plan->strategy.tp);
+        }
+    }
     struct writer writer = {.arena = arena,
                             .plan = plan,
                             .schedule = simulation->schedule,
