@@ -142,18 +142,17 @@ static void print_idle(FILE *out, struct hlm_arena *arena, const struct hlm_plan
             used = used || plan->stages[s].device_group == g;
         }
         if (!used) {
-            hlm_text_printf(
-                &text, "%s%s (%s devices)", text.length > 0 ? ", " : "", group->name,
-                hlm_fmt_int((int64_t)group->num_nodes * group->devices_per_node).text);
+            hlm_text_printf(&text, "%s%s (%s devices)", text.length > 0 ? ", " : "", group->name,
+                            hlm_fmt_int((int64_t)group->num_nodes * group->devices_per_node).text);
         }
     }
     for (int32_t i = 0; text.length > 0 && i < plan->num_runners_up; i++) {
         const struct hlm_plan_runner_up *runner = &plan->runners_up[i];
         if (hlm_plan_num_groups(runner->stages, runner->num_stages) == num_groups) {
-            hlm_text_printf(&text, "; the best plan with all groups takes %s, %s longer",
-                            hlm_fmt_seconds(runner->step_time_s).text,
-                            hlm_fmt_percent(runner->step_time_s / plan->prediction.step_time_s - 1)
-                                .text);
+            hlm_text_printf(
+                &text, "; the best plan with all groups takes %s, %s longer",
+                hlm_fmt_seconds(runner->step_time_s).text,
+                hlm_fmt_percent(runner->step_time_s / plan->prediction.step_time_s - 1).text);
             break;
         }
     }

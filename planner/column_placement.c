@@ -530,8 +530,7 @@ static void fill_transfers(const struct hlm_column *column, double *transfer_s)
             transfer_s[s] = transfer_s[s - strategy->pp];
             column->both_sides[s] = column->both_sides[s - strategy->pp];
         } else {
-            transfer_s[s] =
-                hlm_stage_send_s(stage_pricer(column, s), s, &column->both_sides[s]);
+            transfer_s[s] = hlm_stage_send_s(stage_pricer(column, s), s, &column->both_sides[s]);
         }
     }
 }
@@ -802,8 +801,8 @@ static double static_bytes_of(const struct hlm_pricer *pricer, int64_t num_eleme
     return sum;
 }
 
-/* Bytes of a layer at the least: its share of the states of many, as slabs are padded, and the least
- * slots that microbatches in flight leave. */
+/* Bytes of a layer at the least: its share of the states of many, as slabs are padded, and the
+ * least slots that microbatches in flight leave. */
 static double layer_bytes(const struct hlm_column *column, const struct hlm_pricer *pricer,
                           int32_t kind, double in_flight)
 {
@@ -1004,8 +1003,8 @@ static struct column_holding *make_holding(struct hlm_arena *arena, const struct
 {
     struct column_holding *holding = HLM_ARENA_NEW(arena, struct column_holding);
     int32_t num_classes = 0;
-    *holding = (struct column_holding){
-        .column = column, .classes = find_classes(arena, column, &num_classes)};
+    *holding = (struct column_holding){.column = column,
+                                       .classes = find_classes(arena, column, &num_classes)};
     for (int32_t layer = 0; layer < column->placement.num_layers; layer++) {
         holding->totals[column->placement.layer_kinds[layer]]++;
     }

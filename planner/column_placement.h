@@ -1,8 +1,8 @@
 /* column_placement: from a strategy column to its placement problem (stage_pattern.h for gpipe and
  * 1f1b, rank_set.h for all other schedules), and back to the stages of a plan.
  *
- * Prices of blocks depend on few of a column's degrees, so pricers are shared: by device group, tp, cp,
- * microbatch_size, sp, ep, etp, whether the backward is split, whether first and last stage are
+ * Prices of blocks depend on few of a column's degrees, so pricers are shared: by device group, tp,
+ * cp, microbatch_size, sp, ep, etp, whether the backward is split, whether first and last stage are
  * on different ranks, and how the tp, cp and ep groups lie on the nodes; from ZeRO-2 on also by the
  * replicas. So are schedules with their orders, by kind, pp, vpp and microbatches.
  */
@@ -35,7 +35,7 @@ struct hlm_column {
     struct hlm_pricer pricer;                /* of pipeline rank 0 */
     const struct hlm_pricer *const *pricers; /* [pp]; one group: all are `pricer` */
     bool is_mixed;                           /* its ranks are not all alike */
-    bool is_ranked; /* its problem is `ranks`, not `placement` */
+    bool is_ranked;                          /* its problem is `ranks`, not `placement` */
     struct hlm_placement placement;
     struct hlm_rank_problem ranks;
     bool *both_sides; /* [pp * vpp] */
@@ -66,9 +66,9 @@ bool hlm_column_may_fit(const struct hlm_column *column);
 double hlm_column_memory_bound(struct hlm_pricer_cache *cache, const struct hlm_column *column);
 
 /* The least step of a mixed column of any schedule, by what each rank can take: within T seconds of
- * a microbatch a rank takes so many layers at their fastest, and no more than their states and least
- * slots fit; some rank takes T, where all ranks together take fewer than all layers in less, for
- * every microbatch. Layers of two kinds: the least of both. INFINITY: nothing fits. */
+ * a microbatch a rank takes so many layers at their fastest, and no more than their states and
+ * least slots fit; some rank takes T, where all ranks together take fewer than all layers in less,
+ * for every microbatch. Layers of two kinds: the least of both. INFINITY: nothing fits. */
 double hlm_column_capacity_bound(struct hlm_pricer_cache *cache, const struct hlm_column *column);
 
 /* Adds memory, reductions and optimizer times (and of a ranked column everything), so that patterns

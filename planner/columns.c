@@ -152,12 +152,12 @@ static void try_family(struct lister *lister, struct hlm_strategy strategy)
     lister->reason = members.reason;
     if (members.num > 0) {
         /* What is legal in one order of groups is in all that were kept. */
-        keep(lister, &(struct hlm_column_family){
-                         .strategy = strategy,
-                         .num_members =
-                             members.num * (lister->num_orders > 0 ? lister->num_orders : 1),
-                         .orders = lister->orders,
-                         .num_orders = lister->num_orders});
+        keep(lister,
+             &(struct hlm_column_family){
+                 .strategy = strategy,
+                 .num_members = members.num * (lister->num_orders > 0 ? lister->num_orders : 1),
+                 .orders = lister->orders,
+                 .num_orders = lister->num_orders});
     }
 }
 

@@ -146,8 +146,7 @@ static void renew_rank_map(struct hlm_arena *arena, struct hlm_plan *plan)
     const int64_t world = hlm_strategy_world_size(&plan->strategy);
     const bool is_edited = strcmp(now.strategy, plan->digests.strategy) != 0 ||
                            strcmp(now.stages, plan->digests.stages) != 0;
-    if (is_edited && world != plan->num_ranks &&
-        world <= hlm_cluster_num_devices(&plan->cluster)) {
+    if (is_edited && world != plan->num_ranks && world <= hlm_cluster_num_devices(&plan->cluster)) {
         plan->rank_map = hlm_plan_rank_map(arena, &plan->strategy);
         plan->num_ranks = (int32_t)world;
     }

@@ -164,7 +164,8 @@ hlm_plan_price(struct hlm_arena *arena, const struct hlm_model *model,
                const struct hlm_plan_stage *stages, int32_t num_stages, const struct hlm_plan **out,
                struct hlm_plan_simulation *out_simulation, struct hlm_err *err);
 
-/* Where the ranks of a strategy stand, if nobody says otherwise: the device of each, in the arena. */
+/* Where the ranks of a strategy stand, if nobody says otherwise: the device of each, in the arena.
+ */
 const int32_t *hlm_plan_rank_map(struct hlm_arena *arena, const struct hlm_strategy *strategy);
 
 /* HLM_NO: the strategy has more ranks than the cluster has devices. */

@@ -18,9 +18,9 @@ static int32_t first_alike(const struct hlm_strategy *strategy, const struct hlm
 }
 
 enum hlm_status hlm_plan_pricers_new(struct hlm_arena *arena, const struct hlm_model *model,
-                                      const struct hlm_cluster *cluster,
-                                      const struct hlm_strategy *strategy,
-                                      const struct hlm_pricer *const **out, struct hlm_err *err)
+                                     const struct hlm_cluster *cluster,
+                                     const struct hlm_strategy *strategy,
+                                     const struct hlm_pricer *const **out, struct hlm_err *err)
 {
     const struct hlm_pricer **pricers =
         HLM_ARENA_ARRAY(arena, const struct hlm_pricer *, strategy->pp);

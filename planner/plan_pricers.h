@@ -9,7 +9,7 @@
 /* *out: [strategy->pp], in the arena; `strategy` must outlive them. Errors as hlm_pricer_init. */
 HLM_MUST_CHECK enum hlm_status
 hlm_plan_pricers_new(struct hlm_arena *arena, const struct hlm_model *model,
-                      const struct hlm_cluster *cluster, const struct hlm_strategy *strategy,
-                      const struct hlm_pricer *const **out, struct hlm_err *err);
+                     const struct hlm_cluster *cluster, const struct hlm_strategy *strategy,
+                     const struct hlm_pricer *const **out, struct hlm_err *err);
 
 #endif

@@ -229,7 +229,8 @@ static double alike_floor_s(const struct audit *audit, const struct hlm_pricer *
     return work_s / pricer->strategy->pp;
 }
 
-/* Layers that ranks can take within these seconds, each at its fastest, by kinds that take least. */
+/* Layers that ranks can take within these seconds, each at its fastest, by kinds that take least.
+ */
 static double layers_within(const double *layer_s, int32_t pp, double seconds)
 {
     double layers = 0.0;
@@ -241,8 +242,9 @@ static double layers_within(const double *layer_s, int32_t pp, double seconds)
 
 /* Of several groups: with T the longest of any rank, the ranks take all layers within T, so T is at
  * least the first multiple of a layer's seconds on one of them within which they can; and the T of
- * all ranks, each as a part of what the whole model would take on it, sum to one whole at least. For
- * that the part is taken at the kind of layer in which the rank falls least behind the fastest. */
+ * all ranks, each as a part of what the whole model would take on it, sum to one whole at least.
+ * For that the part is taken at the kind of layer in which the rank falls least behind the fastest.
+ */
 static double mixed_floor_s(const struct audit *audit, const struct hlm_pricer *const *pricers,
                             int32_t pp)
 {
@@ -300,8 +302,8 @@ static enum hlm_status audit_column(struct audit *audit, const struct hlm_strate
         const struct hlm_pricer *const *pricers = NULL;
         HLM_TRY(hlm_plan_pricers_new(audit->arena, &audit->plan->model, &audit->plan->cluster,
                                      strategy, &pricers, audit->err));
-        verdict = hlm_verify_column(strategy, pricers, audit->require->recompute, audit->goal_s,
-                                    &step_s);
+        verdict =
+            hlm_verify_column(strategy, pricers, audit->require->recompute, audit->goal_s, &step_s);
     } else if (!is_bounded) {
         verdict = hlm_verify_ranked(audit->cache, strategy, audit->goal_s, &step_s);
     }
@@ -403,17 +405,16 @@ static enum hlm_status audit_degrees(struct audit *audit, int64_t dp, int64_t tp
         !agrees(audit->require->pp, 0, (int32_t)pp)) {
         return HLM_OK;
     }
-    return audit_sizes(audit, (struct hlm_strategy){.dp = (int32_t)dp,
-                                                    .tp = (int32_t)tp,
-                                                    .pp = (int32_t)pp,
-                                                    .cp = (int32_t)cp,
-                                                    .places = audit->way == NULL
-                                                                  ? NULL
-                                                                  : audit->way->orders[0],
-                                                    .global_batch_size = given->global_batch_size,
-                                                    .seq_len = given->seq_len,
-                                                    .dtype = given->dtype,
-                                                    .lowering = given->lowering});
+    return audit_sizes(
+        audit, (struct hlm_strategy){.dp = (int32_t)dp,
+                                     .tp = (int32_t)tp,
+                                     .pp = (int32_t)pp,
+                                     .cp = (int32_t)cp,
+                                     .places = audit->way == NULL ? NULL : audit->way->orders[0],
+                                     .global_batch_size = given->global_batch_size,
+                                     .seq_len = given->seq_len,
+                                     .dtype = given->dtype,
+                                     .lowering = given->lowering});
 }
 
 static enum hlm_status audit_columns(struct audit *audit)
@@ -446,8 +447,8 @@ static enum hlm_status audit_ways(struct audit *audit)
             const int32_t cp = i % replicas + 1;
             audit->way = &ways[i / replicas];
             if (replicas % cp == 0) {
-                status = audit_degrees(audit, replicas / cp, audit->way->largest_tp, cp,
-                                       audit->way->pp);
+                status =
+                    audit_degrees(audit, replicas / cp, audit->way->largest_tp, cp, audit->way->pp);
             }
         }
     }

@@ -34,8 +34,7 @@ static void add_layer_sums(const struct hlm_verifier *v, int32_t stage, int32_t 
     forward_s[layer + 1] = INFINITY;
     for (int32_t mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
         const struct hlm_block_cost *cost = layer_cost(v, stage, layer, mode);
-        forward_s[layer + 1] =
-            fmin(forward_s[layer + 1], forward_s[layer] + cost->forward.seconds);
+        forward_s[layer + 1] = fmin(forward_s[layer + 1], forward_s[layer] + cost->forward.seconds);
         if (mode_allowed(v, mode)) {
             own_s = fmin(own_s, cost->forward.seconds + cost->backward.seconds);
         }
@@ -88,8 +87,8 @@ static void prepare_layers(struct hlm_verifier *v)
     }
     v->one_kind = true;
     for (int32_t layer = 0; layer < v->num_layers; layer++) {
-        v->one_kind = v->one_kind &&
-                      hlm_plan_layer_kind(v->model, layer) == hlm_plan_layer_kind(v->model, 0);
+        v->one_kind =
+            v->one_kind && hlm_plan_layer_kind(v->model, layer) == hlm_plan_layer_kind(v->model, 0);
     }
 }
 
@@ -129,8 +128,8 @@ double hlm_verifier_front_forward_s(const struct hlm_verifier *v, int32_t stage,
 {
     const struct hlm_block_cost *embedding =
         &v->pricers[0]->blocks[HLM_BLOCK_EMBEDDING][HLM_RECOMPUTE_NONE];
-    return v->front_forward_s[row_of(v, stage) + (size_t)begin] + (stage > 0 ? embedding->forward.seconds : 0.0) +
-           v->transfers_s[stage];
+    return v->front_forward_s[row_of(v, stage) + (size_t)begin] +
+           (stage > 0 ? embedding->forward.seconds : 0.0) + v->transfers_s[stage];
 }
 
 /* The whole work once, and again for each p microbatches (1f1b) or its mean over the stages
@@ -138,15 +137,14 @@ double hlm_verifier_front_forward_s(const struct hlm_verifier *v, int32_t stage,
 double hlm_verifier_closed_form_s(const struct hlm_verifier *v)
 {
     const double p = v->num_stages, rest = v->num_microbatches - 1;
-    const double round_s =
-        hlm_verifier_front_s(v, v->num_stages, v->num_layers) +
-        block_seconds(v, v->num_stages - 1, HLM_BLOCK_HEAD);
+    const double round_s = hlm_verifier_front_s(v, v->num_stages, v->num_layers) +
+                           block_seconds(v, v->num_stages - 1, HLM_BLOCK_HEAD);
     const double work_s = round_s - 2.0 * v->transfers_s[v->num_stages];
     double fullest_s = INFINITY; /* of the fastest stage */
     for (int32_t s = 0; s < v->num_stages; s++) {
-        fullest_s = fmin(fullest_s, ceil(v->num_layers / p) *
-                                        hlm_verifier_least_s(v, s, 0, v->num_layers) /
-                                        v->num_layers);
+        fullest_s =
+            fmin(fullest_s, ceil(v->num_layers / p) * hlm_verifier_least_s(v, s, 0, v->num_layers) /
+                                v->num_layers);
     }
     const double busy_s = v->one_kind ? v->num_microbatches * fullest_s : 0.0;
     if (v->strategy->schedule == HLM_SCHEDULE_GPIPE) {
@@ -186,7 +184,9 @@ static int64_t largest_transient(const struct hlm_verifier *v, const struct hlm_
 {
     int64_t largest = 0;
     if (shape->embedding) {
-        largest = v->pricers[shape->stage]->blocks[HLM_BLOCK_EMBEDDING][HLM_RECOMPUTE_NONE].transient_bytes;
+        largest = v->pricers[shape->stage]
+                      ->blocks[HLM_BLOCK_EMBEDDING][HLM_RECOMPUTE_NONE]
+                      .transient_bytes;
     }
     if (shape->head) {
         const int64_t head =
@@ -207,7 +207,8 @@ static int64_t layer_slots(const struct hlm_verifier *v, const struct hlm_stage_
     int64_t bytes = 0;
     for (int32_t kind = HLM_BLOCK_DENSE; kind <= HLM_BLOCK_MOE; kind++) {
         for (int32_t mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
-            bytes += shape->layers[kind][mode] * v->pricers[shape->stage]->blocks[kind][mode].slot_bytes;
+            bytes +=
+                shape->layers[kind][mode] * v->pricers[shape->stage]->blocks[kind][mode].slot_bytes;
         }
     }
     return bytes;
@@ -251,7 +252,8 @@ static double chosen_backward_s(const struct hlm_verifier *v, const struct hlm_s
     double seconds = 0.0;
     for (int32_t kind = HLM_BLOCK_DENSE; kind <= HLM_BLOCK_MOE; kind++) {
         for (int32_t mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
-            seconds += shape->layers[kind][mode] * v->pricers[shape->stage]->blocks[kind][mode].backward.seconds;
+            seconds += shape->layers[kind][mode] *
+                       v->pricers[shape->stage]->blocks[kind][mode].backward.seconds;
         }
     }
     return seconds;

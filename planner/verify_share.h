@@ -24,7 +24,8 @@ struct hlm_verifier {
     int32_t num_layers, num_stages;
     double num_microbatches;
     double *transfer_s, *transfers_s; /* of a boundary; sums in front of a stage [num_stages + 1] */
-    double *least_s; /* [num_stages][num_layers + 1]: sums of least seconds of the layers in front */
+    double
+        *least_s; /* [num_stages][num_layers + 1]: sums of least seconds of the layers in front */
     /* [num_stages + 1][num_layers + 1]: the least that so many stages with so many layers take of a
      * microbatch if none of them alone reaches the goal, and of its forward. */
     double *front_s, *front_forward_s;

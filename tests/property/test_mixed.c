@@ -1,5 +1,5 @@
-/* Over several device groups: the order in which a cluster names its groups changes nothing, a group
- * whose devices are faster, or one group more, never makes the best plan slower. */
+/* Over several device groups: the order in which a cluster names its groups changes nothing, a
+ * group whose devices are faster, or one group more, never makes the best plan slower. */
 #include "tests/support/mixed_problem.h"
 #include "tests/support/placement.h"
 

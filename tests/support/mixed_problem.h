@@ -85,11 +85,10 @@ static inline const struct mixed_stage *mixed_stage_of(struct mixed_exhaustive *
                                                        int32_t n, int32_t full, int32_t selective)
 {
     const int32_t width = MIXED_MAX_LAYERS + 1;
-    struct mixed_stage *stage =
-        &all->known[((s * width + n) * width + full) * width + selective];
+    struct mixed_stage *stage = &all->known[((s * width + n) * width + full) * width + selective];
     if (!stage->is_known) {
-        const struct hlm_plan_stage placed = {
-            .num_layers = n, .recompute = {n - full - selective, selective, full}};
+        const struct hlm_plan_stage placed = {.num_layers = n,
+                                              .recompute = {n - full - selective, selective, full}};
         struct hlm_stage_memory memory;
         struct hlm_stage_shape shape = {.stage = s,
                                         .num_stages = all->strategy.pp,
@@ -100,8 +99,7 @@ static inline const struct mixed_stage *mixed_stage_of(struct mixed_exhaustive *
         shape.layers[HLM_BLOCK_DENSE][HLM_RECOMPUTE_FULL] = full;
         int32_t in_flight = 0;
         for (int32_t row = 0; row < all->held[s].num_rows; row++) {
-            in_flight =
-                all->held[s].counts[row] > in_flight ? all->held[s].counts[row] : in_flight;
+            in_flight = all->held[s].counts[row] > in_flight ? all->held[s].counts[row] : in_flight;
         }
         hlm_stage_cost(all->pricers[s], &shape, &stage->cost);
         hlm_stage_memory(all->pricers[s], &shape, &stage->cost, in_flight, &memory);
@@ -186,7 +184,7 @@ static inline void mixed_try_strategy(struct mixed_exhaustive *all)
         const int32_t p = all->strategy.pp, width = MIXED_MAX_LAYERS + 1;
         all->num_columns++;
         all->held = hlm_schedule_held(all->arena, all->schedule);
-        all->known = HLM_ARENA_ARRAY(all->arena, struct mixed_stage, p *width *width *width);
+        all->known = HLM_ARENA_ARRAY(all->arena, struct mixed_stage, p * width * width * width);
         all->sync_s = hlm_stage_sync_s(all->pricers[0]);
         for (int32_t s = 0; s + 1 < p; s++) {
             all->send_s[s] = hlm_stage_send_s(all->pricers[s], s, &all->both[s]);
@@ -226,20 +224,20 @@ static inline void mixed_try_order(struct mixed_exhaustive *all, const int32_t *
             (replicas == 1 && problem->require.zero > 0)) {
             continue;
         }
-        all->strategy = (struct hlm_strategy){
-            .dp = dp,
-            .tp = largest,
-            .pp = pp,
-            .cp = cp,
-            .sp = sp,
-            .zero = problem->require.zero,
-            .schedule = (enum hlm_schedule_kind)problem->require.schedule,
-            .microbatch_size = problem->require.microbatch_size,
-            .global_batch_size = problem->global_batch_size,
-            .seq_len = problem->seq_len,
-            .dtype = problem->dtype,
-            .lowering = problem->lowering,
-            .places = places};
+        all->strategy =
+            (struct hlm_strategy){.dp = dp,
+                                  .tp = largest,
+                                  .pp = pp,
+                                  .cp = cp,
+                                  .sp = sp,
+                                  .zero = problem->require.zero,
+                                  .schedule = (enum hlm_schedule_kind)problem->require.schedule,
+                                  .microbatch_size = problem->require.microbatch_size,
+                                  .global_batch_size = problem->global_batch_size,
+                                  .seq_len = problem->seq_len,
+                                  .dtype = problem->dtype,
+                                  .lowering = problem->lowering,
+                                  .places = places};
         mixed_try_strategy(all);
     }
 }
@@ -275,9 +273,8 @@ static inline struct mixed_exhaustive mixed_try_everything(struct hlm_arena *are
             bool divides = true;
             for (int32_t g = 0, rest = code; g < mixed->cluster.num_groups; g++, rest /= BASE) {
                 tp[g] = rest % BASE;
-                divides = divides && (tp[g] == 0 || mixed->groups[g].devices_per_node %
-                                                            (replicas * tp[g]) ==
-                                                        0);
+                divides = divides && (tp[g] == 0 ||
+                                      mixed->groups[g].devices_per_node % (replicas * tp[g]) == 0);
                 if (tp[g] > 0) {
                     order[num++] = g;
                 }
@@ -307,10 +304,10 @@ static inline void mixed_problem_random(struct hlm_arena *arena, struct hlm_rng 
     const int32_t num_layers = (int32_t)hlm_rng_next_int(rng, 3, free_recompute ? 4 : 8);
     mixed_problem_init(arena, mixed, num_groups, devices, num_layers, 8);
     for (int32_t g = 0; g < num_groups; g++) {
-        mixed->groups[g].device.memory_bytes = hlm_rng_next_int(rng, 0, 1) == 0
-                                                   ? 16LL << 30
-                                                   : hlm_rng_next_int(rng, 200, 700) << 20;
+        mixed->groups[g].device.memory_bytes =
+            hlm_rng_next_int(rng, 0, 1) == 0 ? 16LL << 30 : hlm_rng_next_int(rng, 200, 700) << 20;
     }
+    mixed->model.tied_embeddings = hlm_rng_next_int(rng, 0, 1) == 0;
     struct hlm_search_require *require = &mixed->problem.require;
     require->schedule = (int32_t)schedules[hlm_rng_next_int(rng, 0, 4)];
     require->zero = (int32_t)hlm_rng_next_int(rng, 0, 3);
