@@ -520,6 +520,17 @@ static const struct hlm_pricer *stage_pricer(const struct hlm_column *column, in
     return column->pricers[hlm_layout_stage_rank(&column->strategy, stage)];
 }
 
+/* Whether the boundary behind stage s of a mixed column is like the one in front of it: inside one
+ * device group, and ranks fill whole nodes, so that all lie on them alike. */
+static bool boundary_repeats(const struct hlm_column *column, int32_t s)
+{
+    const struct hlm_pricer *pricer = column->pricers[s];
+    const struct hlm_strategy *seen = pricer->strategy;
+    const int64_t size = (int64_t)seen->dp * seen->cp * seen->tp;
+    return s > 0 && column->pricers[s - 1] == pricer && column->pricers[s + 1] == pricer &&
+           size % hlm_device_group_domain(&pricer->cluster->groups[pricer->device_group]) == 0;
+}
+
 /* A boundary between the same two ranks costs the same. */
 static void fill_transfers(const struct hlm_column *column, double *transfer_s)
 {
@@ -529,6 +540,9 @@ static void fill_transfers(const struct hlm_column *column, double *transfer_s)
         if (s >= period) {
             transfer_s[s] = transfer_s[s - strategy->pp];
             column->both_sides[s] = column->both_sides[s - strategy->pp];
+        } else if (column->is_mixed && boundary_repeats(column, s)) {
+            transfer_s[s] = transfer_s[s - 1];
+            column->both_sides[s] = column->both_sides[s - 1];
         } else {
             transfer_s[s] = hlm_stage_send_s(stage_pricer(column, s), s, &column->both_sides[s]);
         }

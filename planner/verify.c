@@ -240,6 +240,15 @@ static double layers_within(const double *layer_s, int32_t pp, double seconds)
     return layers;
 }
 
+static int32_t count_layers(const struct hlm_model *model, int32_t kind)
+{
+    int32_t count = 0;
+    for (int32_t layer = 0; layer < model->num_layers; layer++) {
+        count += (int32_t)hlm_plan_layer_kind(model, layer) == kind ? 1 : 0;
+    }
+    return count;
+}
+
 /* Of several groups: with T the longest of any rank, the ranks take all layers within T, so T is at
  * least the first multiple of a layer's seconds on one of them within which they can; and the T of
  * all ranks, each as a part of what the whole model would take on it, sum to one whole at least.
@@ -251,22 +260,25 @@ static double mixed_floor_s(const struct audit *audit, const struct hlm_pricer *
     const int32_t num_layers = audit->plan->model.num_layers;
     double *layer_s = HLM_ARENA_ARRAY(audit->arena, double, pp);
     double *behind = HLM_ARENA_ARRAY(audit->arena, double, pp);
+    double *own_s = HLM_ARENA_ARRAY(audit->arena, double, pp);
     double work_s = 0.0, speed = 0.0, whole_s = INFINITY;
     for (int32_t rank = 0; rank < pp; rank++) {
         layer_s[rank] = behind[rank] = INFINITY;
     }
-    for (int32_t layer = 0; layer < num_layers; layer++) {
+    for (int32_t kind = HLM_BLOCK_DENSE; kind <= HLM_BLOCK_MOE; kind++) {
+        const int32_t count = count_layers(&audit->plan->model, kind);
         double fastest_s = INFINITY;
-        for (int32_t rank = 0; rank < pp; rank++) {
-            const double own_s = layer_least_s(audit, pricers[rank], layer);
-            fastest_s = fmin(fastest_s, own_s);
-            layer_s[rank] = fmin(layer_s[rank], own_s);
+        for (int32_t rank = 0; count > 0 && rank < pp; rank++) {
+            own_s[rank] = rank > 0 && pricers[rank] == pricers[rank - 1]
+                              ? own_s[rank - 1]
+                              : block_least_s(audit, pricers[rank], (enum hlm_block_kind)kind);
+            fastest_s = fmin(fastest_s, own_s[rank]);
+            layer_s[rank] = fmin(layer_s[rank], own_s[rank]);
         }
-        for (int32_t rank = 0; rank < pp; rank++) {
-            behind[rank] =
-                fmin(behind[rank], layer_least_s(audit, pricers[rank], layer) / fastest_s);
+        for (int32_t rank = 0; count > 0 && rank < pp; rank++) {
+            behind[rank] = fmin(behind[rank], own_s[rank] / fastest_s);
         }
-        work_s += fastest_s;
+        work_s += count > 0 ? count * fastest_s : 0.0;
     }
     for (int32_t rank = 0; rank < pp; rank++) {
         speed += 1.0 / behind[rank];
