@@ -17,11 +17,26 @@ static void add_degree(struct hlm_text *text, const char *name, int32_t degree, 
     }
 }
 
+/* "8", or where it differs that of each pipeline rank, those alike once: "4/8". */
+static const char *tp_text(struct hlm_arena *arena, const struct hlm_strategy *strategy)
+{
+    struct hlm_text text;
+    hlm_text_init(&text, arena);
+    for (int32_t pp = 0; pp < strategy->pp; pp++) {
+        const int32_t tp = hlm_strategy_at(strategy, pp).tp;
+        if (pp == 0 || tp != hlm_strategy_at(strategy, pp - 1).tp) {
+            hlm_text_printf(&text, "%s%d", pp > 0 ? "/" : "", tp);
+        }
+    }
+    return text.text;
+}
+
 const char *hlm_view_strategy(struct hlm_arena *arena, const struct hlm_strategy *strategy)
 {
     struct hlm_text text;
     hlm_text_init(&text, arena);
-    hlm_text_printf(&text, "dp %d, tp %d, pp %d", strategy->dp, strategy->tp, strategy->pp);
+    hlm_text_printf(&text, "dp %d, tp %s, pp %d", strategy->dp, tp_text(arena, strategy),
+                    strategy->pp);
     add_degree(&text, "cp", strategy->cp, 1);
     add_degree(&text, "ep", strategy->ep, 1);
     add_degree(&text, "vpp", strategy->vpp, 1);
@@ -114,6 +129,38 @@ static void print_rates(FILE *out, struct hlm_arena *arena, const struct hlm_pla
     }
 }
 
+/* Device groups that the plan leaves out, and what the best plan with all of them would take. */
+static void print_idle(FILE *out, struct hlm_arena *arena, const struct hlm_plan *plan)
+{
+    const int32_t num_groups = plan->cluster.num_groups;
+    struct hlm_text text;
+    hlm_text_init(&text, arena);
+    for (int32_t g = 0; g < num_groups; g++) {
+        const struct hlm_device_group *group = &plan->cluster.groups[g];
+        bool used = false;
+        for (int32_t s = 0; s < plan->num_stages; s++) {
+            used = used || plan->stages[s].device_group == g;
+        }
+        if (!used) {
+            hlm_text_printf(&text, "%s%s (%s devices)", text.length > 0 ? ", " : "", group->name,
+                            hlm_fmt_int((int64_t)group->num_nodes * group->devices_per_node).text);
+        }
+    }
+    for (int32_t i = 0; text.length > 0 && i < plan->num_runners_up; i++) {
+        const struct hlm_plan_runner_up *runner = &plan->runners_up[i];
+        if (hlm_plan_num_groups(runner->stages, runner->num_stages) == num_groups) {
+            hlm_text_printf(
+                &text, "; the best plan with all groups takes %s, %s longer",
+                hlm_fmt_seconds(runner->step_time_s).text,
+                hlm_fmt_percent(runner->step_time_s / plan->prediction.step_time_s - 1).text);
+            break;
+        }
+    }
+    if (text.length > 0) {
+        print_line(out, "idle", text.text);
+    }
+}
+
 void hlm_view_summary(FILE *out, struct hlm_arena *arena, const struct hlm_plan *plan)
 {
     const struct hlm_strategy *strategy = &plan->strategy;
@@ -124,6 +171,7 @@ void hlm_view_summary(FILE *out, struct hlm_arena *arena, const struct hlm_plan 
             hlm_lowering_texts[strategy->lowering]);
     print_line(out, "strategy", hlm_view_strategy(arena, strategy));
     print_line(out, "recompute", hlm_view_recompute(arena, plan->stages, plan->num_stages));
+    print_idle(out, arena, plan);
     print_rates(out, arena, plan);
     const int32_t fullest = fullest_stage(plan);
     const int64_t peak_bytes = hlm_plan_rank_peak_bytes(plan, plan->stages[fullest].rank_group);
@@ -156,6 +204,18 @@ static const char *bytes_text(struct hlm_arena *arena, int64_t bytes)
     return hlm_arena_strdup(arena, hlm_fmt_bytes((double)bytes).text);
 }
 
+/* With its tp where that differs from stage to stage. */
+static const char *device_text(struct hlm_arena *arena, const struct hlm_plan *plan,
+                               const struct hlm_plan_stage *stage)
+{
+    const char *name = plan->cluster.groups[stage->device_group].device.name;
+    bool differs = false;
+    for (int32_t s = 0; s < plan->num_stages; s++) {
+        differs = differs || plan->stages[s].tp != plan->strategy.tp;
+    }
+    return differs ? hlm_arena_printf(arena, "%s, tp %d", name, stage->tp) : name;
+}
+
 void hlm_view_stages(FILE *out, struct hlm_arena *arena, const struct hlm_plan *plan)
 {
     static const char *const headers[] = {">stage",  ">layers",      "recompute",  "device",
@@ -172,7 +232,7 @@ void hlm_view_stages(FILE *out, struct hlm_arena *arena, const struct hlm_plan *
         const char *const cells[] = {hlm_arena_printf(arena, "%d", s),
                                      layers_text(arena, stage),
                                      recompute_text(arena, stage->recompute),
-                                     plan->cluster.groups[stage->device_group].device.name,
+                                     device_text(arena, plan, stage),
                                      bytes_text(arena, states),
                                      bytes_text(arena, memory->bytes[HLM_MEMORY_ACTIVATIONS]),
                                      bytes_text(arena, memory->bytes[HLM_MEMORY_TRANSIENT]),

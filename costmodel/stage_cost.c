@@ -527,8 +527,8 @@ static enum hlm_status price_kind(struct hlm_arena *arena, const struct hlm_pric
 static int32_t stage_of_group(const struct hlm_strategy *strategy,
                               const struct hlm_cluster *cluster, int32_t device_group)
 {
-    for (int32_t pp = 0; strategy->places != NULL && pp < strategy->pp; pp++) {
-        if (strategy->places[pp].tp == strategy->tp &&
+    for (int32_t pp = 0; pp < strategy->pp; pp++) {
+        if (hlm_strategy_at(strategy, pp).tp == strategy->tp &&
             hlm_layout_device_group(strategy, cluster, pp) == device_group) {
             return pp;
         }
@@ -588,6 +588,7 @@ void hlm_pricer_reuse(const struct hlm_pricer *priced, const struct hlm_strategy
 {
     *out = *priced;
     out->strategy = strategy;
+    out->stage = stage_of_group(strategy, priced->cluster, priced->device_group);
     finish_blocks(out);
 }
 

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "planner/columns_places.h"
 #include "planner/ramp.h"
 
 static const enum hlm_block_kind layer_blocks[HLM_NUM_LAYER_KINDS] = {HLM_BLOCK_DENSE,
@@ -104,49 +105,51 @@ struct hlm_pricer_cache *hlm_pricer_cache_new(struct hlm_arena *arena,
 }
 
 static void add_group(struct key *key, const struct hlm_pricer_cache *cache,
-                      const struct hlm_strategy *strategy, enum hlm_group group)
+                      const struct hlm_strategy *strategy, int32_t pp, enum hlm_group group)
 {
     const struct hlm_group_shape shape =
-        hlm_layout_shape(strategy, group, cache->problem->cluster, 0);
+        hlm_layout_shape(strategy, group, cache->problem->cluster, pp);
     key_add_shape(key, &shape);
 }
 
-/* What the operators of layers depend on. */
+/* What the operators of layers depend on. `strategy` as pipeline rank pp sees it, the first of
+ * those that are alike; so below. */
 static struct key layer_key(const struct hlm_pricer_cache *cache,
-                            const struct hlm_strategy *strategy)
+                            const struct hlm_strategy *strategy, int32_t pp)
 {
     struct key key = {.num = 0};
+    key_add(&key, hlm_layout_device_group(strategy, cache->problem->cluster, pp));
     key_add(&key, strategy->microbatch_size);
     key_add(&key, strategy->tp);
     key_add(&key, strategy->cp);
     key_add(&key, strategy->ep);
     key_add(&key, strategy->etp);
     key_add(&key, strategy->sp ? 1 : 0);
-    add_group(&key, cache, strategy, HLM_GROUP_TP);
-    add_group(&key, cache, strategy, HLM_GROUP_EP);
-    add_group(&key, cache, strategy, HLM_GROUP_CP);
+    add_group(&key, cache, strategy, pp, HLM_GROUP_TP);
+    add_group(&key, cache, strategy, pp, HLM_GROUP_EP);
+    add_group(&key, cache, strategy, pp, HLM_GROUP_CP);
     return key;
 }
 
 /* What those of all blocks depend on. */
 static struct key priced_key(const struct hlm_pricer_cache *cache,
-                             const struct hlm_strategy *strategy)
+                             const struct hlm_strategy *strategy, int32_t pp)
 {
-    struct key key = layer_key(cache, strategy);
+    struct key key = layer_key(cache, strategy, pp);
     key_add(&key, hlm_layout_ends_apart(strategy) ? 1 : 0);
     return key;
 }
 
 static struct key pricer_key(const struct hlm_pricer_cache *cache,
-                             const struct hlm_strategy *strategy)
+                             const struct hlm_strategy *strategy, int32_t pp)
 {
-    struct key key = priced_key(cache, strategy);
+    struct key key = priced_key(cache, strategy, pp);
     key_add(&key, hlm_schedule_splits(strategy->schedule) ? 1 : 0);
     if (strategy->zero >= 2) {
         key_add(&key, strategy->zero);
         key_add(&key, strategy->dp);
-        add_group(&key, cache, strategy, HLM_GROUP_DP);
-        add_group(&key, cache, strategy, HLM_GROUP_EDP);
+        add_group(&key, cache, strategy, pp, HLM_GROUP_DP);
+        add_group(&key, cache, strategy, pp, HLM_GROUP_EDP);
     }
     return key;
 }
@@ -174,9 +177,9 @@ static struct cached_pricer *add_cached(struct hlm_pricer_cache *cache,
 
 /* With the operators of all blocks priced. */
 static const struct cached_pricer *find_priced(struct hlm_pricer_cache *cache,
-                                               const struct hlm_strategy *strategy)
+                                               const struct hlm_strategy *strategy, int32_t pp)
 {
-    const struct key key = priced_key(cache, strategy);
+    const struct key key = priced_key(cache, strategy, pp);
     const struct cached_pricer *known = find_cached(cache->priced, &key);
     if (known != NULL) {
         return known;
@@ -184,7 +187,7 @@ static const struct cached_pricer *find_priced(struct hlm_pricer_cache *cache,
     struct cached_pricer *made = add_cached(cache, cache->priced, &key);
     struct hlm_pricer *pricer = HLM_ARENA_NEW(cache->arena, struct hlm_pricer);
     struct hlm_err why = {0};
-    const int32_t group = hlm_layout_device_group(strategy, cache->problem->cluster, 0);
+    const int32_t group = hlm_layout_device_group(strategy, cache->problem->cluster, pp);
     if (hlm_pricer_init(cache->arena, cache->problem->model, strategy, cache->problem->cluster,
                         group, pricer, &why) == HLM_OK) {
         made->pricer = pricer;
@@ -195,14 +198,14 @@ static const struct cached_pricer *find_priced(struct hlm_pricer_cache *cache,
 }
 
 static const struct cached_pricer *find_pricer(struct hlm_pricer_cache *cache,
-                                               const struct hlm_strategy *strategy)
+                                               const struct hlm_strategy *strategy, int32_t pp)
 {
-    const struct key key = pricer_key(cache, strategy);
+    const struct key key = pricer_key(cache, strategy, pp);
     const struct cached_pricer *known = find_cached(cache->pricers, &key);
     if (known != NULL) {
         return known;
     }
-    const struct cached_pricer *priced = find_priced(cache, strategy);
+    const struct cached_pricer *priced = find_priced(cache, strategy, pp);
     struct cached_pricer *made = add_cached(cache, cache->pricers, &key);
     made->why = priced->why;
     if (priced->pricer != NULL) {
@@ -229,7 +232,7 @@ static const struct cached_least *find_least(struct hlm_pricer_cache *cache,
                                              const struct hlm_strategy *strategy, int32_t kind,
                                              struct hlm_err *err)
 {
-    const struct key key = layer_key(cache, strategy);
+    const struct key key = layer_key(cache, strategy, 0);
     const uint32_t bucket = bucket_of(&key);
     for (const struct cached_least *at = cache->least[bucket]; at != NULL; at = at->older) {
         if (same_key(&at->key, &key)) {
@@ -414,6 +417,10 @@ enum hlm_status hlm_family_floor(struct hlm_pricer_cache *cache,
                                  const struct hlm_strategy *strategy, double *out_s,
                                  struct hlm_err *err)
 {
+    if (cache->problem->cluster->num_groups > 1) {
+        *out_s = 0.0; /* its ranks may be of any of them */
+        return HLM_OK;
+    }
     int32_t count = 0;
     const int32_t kind = frequent_kind(cache, &count), p = strategy->pp;
     const struct cached_least *least = find_least(cache, strategy, kind, err);
@@ -424,17 +431,144 @@ enum hlm_status hlm_family_floor(struct hlm_pricer_cache *cache,
     return HLM_OK;
 }
 
+/* Pipeline ranks in a row that are alike. */
+struct run {
+    int32_t first, num;
+    struct hlm_strategy seen;
+    const struct cached_pricer *cached;
+};
+
+/* Returns how many runs there are. */
+static int32_t find_runs(struct hlm_pricer_cache *cache, const struct hlm_strategy *strategy,
+                         struct run runs[HLM_MAX_MIXED_GROUPS])
+{
+    const struct hlm_cluster *cluster = cache->problem->cluster;
+    int32_t num = 0, last_group = -1;
+    for (int32_t pp = 0; pp < strategy->pp; pp++) {
+        const int32_t group =
+            cluster->num_groups == 1 ? 0 : hlm_layout_device_group(strategy, cluster, pp);
+        if (group != last_group) {
+            HLM_ASSERT(num < HLM_MAX_MIXED_GROUPS);
+            runs[num] = (struct run){.first = pp, .seen = hlm_strategy_at(strategy, pp)};
+            runs[num].cached = find_pricer(cache, &runs[num].seen, pp);
+            last_group = group;
+            num++;
+        }
+        runs[num - 1].num++;
+    }
+    return num;
+}
+
+/* What a run's ranks take of a microbatch at the least, by kind of layer, and at both ends. */
+struct run_least {
+    struct least_block layers[HLM_NUM_LAYER_KINDS], first, last;
+    double slowness; /* least seconds of a layer as a multiple of the fastest run's */
+    double layer_s;  /* of the kind that takes least */
+};
+
+static void fill_run_least(const struct hlm_pricer_cache *cache, const struct run *run,
+                           struct run_least *out)
+{
+    const struct hlm_pricer *pricer = run->cached->pricer;
+    *out = (struct run_least){.layers = {{INFINITY, INFINITY}, {INFINITY, INFINITY}},
+                              .layer_s = INFINITY};
+    for (int32_t kind = 0; kind < HLM_NUM_LAYER_KINDS; kind++) {
+        if (pricer->has_kind[layer_blocks[kind]]) {
+            out->layers[kind] = least_of(cache, pricer, layer_blocks[kind], true);
+            out->layer_s = fmin(out->layer_s, out->layers[kind].work_s);
+        }
+    }
+    out->first = least_of(cache, pricer, HLM_BLOCK_EMBEDDING, false);
+    out->last = least_of(cache, pricer, HLM_BLOCK_HEAD, false);
+}
+
+/* Layers that `num` ranks take within T, each layer_s; a hair more, as sums in another order may be
+ * a hair less. */
+static double layers_within(double num, double layer_s, double seconds)
+{
+    return num * floor(seconds / layer_s * (1.0 + 1e-9));
+}
+
+/* A T within which all ranks together take fewer than all layers; close to the largest. */
+static double too_short_s(const struct run *runs, const struct run_least *least, int32_t num_runs,
+                          int32_t num_layers)
+{
+    enum { NUM_HALVINGS = 24 };
+    double low_s = 0.0, high_s = INFINITY;
+    for (int32_t r = 0; r < num_runs; r++) {
+        high_s = fmin(high_s, num_layers * least[r].layer_s);
+    }
+    for (int32_t i = 0; i < NUM_HALVINGS; i++) {
+        const double middle_s = 0.5 * (low_s + high_s);
+        double layers = 0.0;
+        for (int32_t r = 0; r < num_runs; r++) {
+            layers += layers_within(runs[r].num, least[r].layer_s, middle_s);
+        }
+        *(layers < num_layers ? &low_s : &high_s) = middle_s;
+    }
+    return low_s;
+}
+
+/* Whatever the order of the runs. With w the least seconds of a layer on any run, ranks of a run
+ * take `slowness` times that at the least, so their T / slowness sum to all w at the least. */
+static double mixed_family_s(const struct hlm_pricer_cache *cache,
+                             const struct hlm_strategy *strategy, const struct run *runs,
+                             int32_t num_runs)
+{
+    struct run_least least[HLM_MAX_MIXED_GROUPS];
+    struct least_block layers[HLM_NUM_LAYER_KINDS] = {{INFINITY, INFINITY}, {INFINITY, INFINITY}};
+    for (int32_t r = 0; r < num_runs; r++) {
+        fill_run_least(cache, &runs[r], &least[r]);
+        for (int32_t kind = 0; kind < HLM_NUM_LAYER_KINDS; kind++) {
+            layers[kind].work_s = fmin(layers[kind].work_s, least[r].layers[kind].work_s);
+            layers[kind].way_s = fmin(layers[kind].way_s, least[r].layers[kind].way_s);
+        }
+    }
+    double speed = 0.0, first_s = INFINITY, last_s = INFINITY, ends_s = INFINITY,
+           last_way_s = INFINITY;
+    for (int32_t r = 0; r < num_runs; r++) {
+        double slowness = INFINITY;
+        for (int32_t kind = 0; kind < HLM_NUM_LAYER_KINDS; kind++) {
+            if (isfinite(layers[kind].work_s)) {
+                slowness = fmin(slowness, least[r].layers[kind].work_s / layers[kind].work_s);
+            }
+        }
+        speed += runs[r].num / slowness;
+        first_s = fmin(first_s, least[r].first.work_s / slowness);
+        last_s = fmin(last_s, least[r].last.work_s / slowness);
+        ends_s = fmin(ends_s, least[r].first.way_s);
+        last_way_s = fmin(last_way_s, least[r].last.way_s);
+    }
+    double work_s = first_s + last_s, way_s = ends_s + last_way_s;
+    const int32_t num_layers = cache->problem->model->num_layers;
+    for (int32_t layer = 0; layer < num_layers; layer++) {
+        work_s += layers[cache->layer_kinds[layer]].work_s;
+        way_s += layers[cache->layer_kinds[layer]].way_s;
+    }
+    const double fullest_s = fmax(work_s / speed, too_short_s(runs, least, num_runs, num_layers));
+    return fmax((double)strategy->num_microbatches * fullest_s, way_s);
+}
+
 enum hlm_status hlm_family_bound(struct hlm_pricer_cache *cache,
                                  const struct hlm_strategy *strategy, double *out_s,
                                  struct hlm_err *err)
 {
-    const struct cached_pricer *cached = find_pricer(cache, strategy);
-    if (cached->pricer == NULL) {
-        *err = *cached->why;
-        return HLM_NO;
+    struct run runs[HLM_MAX_MIXED_GROUPS];
+    const int32_t num_runs = find_runs(cache, strategy, runs);
+    for (int32_t r = 0; r < num_runs; r++) {
+        if (runs[r].cached->pricer == NULL) {
+            *err = *runs[r].cached->why;
+            return HLM_NO;
+        }
     }
+    if (num_runs > 1) {
+        *out_s = mixed_family_s(cache, strategy, runs, num_runs);
+        return HLM_OK;
+    }
+    const struct cached_pricer *cached = runs[0].cached;
     struct hlm_pricer pricer = *cached->pricer;
     pricer.strategy = strategy;
+    pricer.stage = 0;
     const int32_t p = strategy->pp, num_layers = cache->problem->model->num_layers;
     struct least_block layers[HLM_NUM_LAYER_KINDS] = {{INFINITY, INFINITY}, {INFINITY, INFINITY}};
     for (int32_t kind = 0; kind < HLM_NUM_LAYER_KINDS; kind++) {
@@ -489,6 +623,22 @@ static void add_base_times(const struct hlm_pricer *pricer, enum hlm_block_kind 
     prices->may_be_empty = true;
 }
 
+static const struct hlm_pricer *stage_pricer(const struct hlm_column *column, int32_t stage)
+{
+    return column->pricers[hlm_layout_stage_rank(&column->strategy, stage)];
+}
+
+/* Whether the boundary behind stage s of a mixed column is like the one in front of it: inside one
+ * device group, and ranks fill whole nodes, so that all lie on them alike. */
+static bool boundary_repeats(const struct hlm_column *column, int32_t s)
+{
+    const struct hlm_pricer *pricer = column->pricers[s];
+    const struct hlm_strategy *seen = pricer->strategy;
+    const int64_t size = (int64_t)seen->dp * seen->cp * seen->tp;
+    return s > 0 && column->pricers[s - 1] == pricer && column->pricers[s + 1] == pricer &&
+           size % hlm_device_group_domain(&pricer->cluster->groups[pricer->device_group]) == 0;
+}
+
 /* A boundary between the same two ranks costs the same. */
 static void fill_transfers(const struct hlm_column *column, double *transfer_s)
 {
@@ -498,24 +648,58 @@ static void fill_transfers(const struct hlm_column *column, double *transfer_s)
         if (s >= period) {
             transfer_s[s] = transfer_s[s - strategy->pp];
             column->both_sides[s] = column->both_sides[s - strategy->pp];
+        } else if (column->is_mixed && boundary_repeats(column, s)) {
+            transfer_s[s] = transfer_s[s - 1];
+            column->both_sides[s] = column->both_sides[s - 1];
         } else {
-            transfer_s[s] = hlm_stage_send_s(&column->pricer, s, &column->both_sides[s]);
+            transfer_s[s] = hlm_stage_send_s(stage_pricer(column, s), s, &column->both_sides[s]);
         }
     }
 }
 
 static const struct hlm_stage_prices *make_stages(struct hlm_arena *arena,
-                                                  const struct hlm_pricer *pricer)
+                                                  const struct hlm_column *column)
 {
-    const int32_t p = pricer->strategy->pp;
+    const int32_t p = column->strategy.pp;
     struct hlm_stage_prices *stages = HLM_ARENA_ARRAY(arena, struct hlm_stage_prices, p);
-    fill_layer_times(pricer, &stages[0]);
-    for (int32_t s = 1; s < p; s++) {
-        stages[s] = stages[0];
+    for (int32_t s = 0; s < p; s++) {
+        if (s > 0 && column->pricers[s] == column->pricers[s - 1]) {
+            stages[s] = stages[s - 1];
+        } else {
+            fill_layer_times(column->pricers[s], &stages[s]);
+        }
     }
-    add_base_times(pricer, HLM_BLOCK_EMBEDDING, &stages[0]);
-    add_base_times(pricer, HLM_BLOCK_HEAD, &stages[p - 1]);
+    add_base_times(column->pricers[0], HLM_BLOCK_EMBEDDING, &stages[0]);
+    add_base_times(column->pricers[p - 1], HLM_BLOCK_HEAD, &stages[p - 1]);
     return stages;
+}
+
+/* The column's own copies of its pricers. */
+static enum hlm_status set_pricers(struct hlm_arena *arena, struct hlm_pricer_cache *cache,
+                                   struct hlm_column *column, struct hlm_err *err)
+{
+    struct run runs[HLM_MAX_MIXED_GROUPS];
+    const struct hlm_pricer **pricers =
+        HLM_ARENA_ARRAY(arena, const struct hlm_pricer *, column->strategy.pp);
+    const int32_t num_runs = find_runs(cache, &column->strategy, runs);
+    column->pricers = pricers;
+    column->is_mixed = num_runs > 1;
+    for (int32_t r = 0; r < num_runs; r++) {
+        const struct run *run = &runs[r];
+        if (run->cached->pricer == NULL) {
+            *err = *run->cached->why;
+            return HLM_NO;
+        }
+        struct hlm_pricer *own = r == 0 ? &column->pricer : HLM_ARENA_NEW(arena, struct hlm_pricer);
+        *own = *run->cached->pricer;
+        own->strategy = num_runs == 1 ? &column->strategy
+                                      : hlm_arena_memdup(arena, &run->seen, sizeof(run->seen));
+        own->stage = run->first;
+        for (int32_t pp = run->first; pp < run->first + run->num; pp++) {
+            pricers[pp] = own;
+        }
+    }
+    return HLM_OK;
 }
 
 enum hlm_status hlm_column_init(struct hlm_arena *arena, struct hlm_pricer_cache *cache,
@@ -523,16 +707,10 @@ enum hlm_status hlm_column_init(struct hlm_arena *arena, struct hlm_pricer_cache
                                 struct hlm_err *err)
 {
     const struct hlm_search_problem *problem = cache->problem;
-    const struct cached_pricer *cached = find_pricer(cache, strategy);
-    if (cached->pricer == NULL) {
-        *err = *cached->why;
-        return HLM_NO;
-    }
     *out = (struct hlm_column){.strategy = *strategy,
-                               .pricer = *cached->pricer,
                                .is_ranked = strategy->schedule != HLM_SCHEDULE_GPIPE &&
                                             strategy->schedule != HLM_SCHEDULE_1F1B};
-    out->pricer.strategy = &out->strategy;
+    HLM_TRY(set_pricers(arena, cache, out, err));
     const int32_t n = hlm_column_num_stages(out);
     double *transfer_s = HLM_ARENA_ARRAY(arena, double, n);
     out->both_sides = HLM_ARENA_ARRAY(arena, bool, n);
@@ -550,7 +728,7 @@ enum hlm_status hlm_column_init(struct hlm_arena *arena, struct hlm_pricer_cache
     if (!out->is_ranked) {
         fill_transfers(out, transfer_s);
         placement->sync_s = hlm_stage_sync_s(&out->pricer);
-        placement->stages = make_stages(arena, &out->pricer);
+        placement->stages = make_stages(arena, out);
     }
     return HLM_OK;
 }
@@ -584,7 +762,7 @@ static int64_t pipeline_limit_bytes(const struct hlm_column *column)
 
 bool hlm_column_may_fit(const struct hlm_column *column)
 {
-    return pipeline_static_bytes(column) <= pipeline_limit_bytes(column);
+    return column->is_mixed || pipeline_static_bytes(column) <= pipeline_limit_bytes(column);
 }
 
 /* Seconds of a microbatch in a block, and what it keeps of it. */
@@ -728,6 +906,9 @@ static double least_pass_s(const struct hlm_column *column)
 
 double hlm_column_memory_bound(struct hlm_pricer_cache *cache, const struct hlm_column *column)
 {
+    if (column->is_mixed) {
+        return hlm_column_capacity_bound(cache, column);
+    }
     const struct hlm_pricer *pricer = &column->pricer;
     const struct cached_schedule *schedule = find_schedule(cache, &column->strategy);
     struct hulls hulls = find_hulls(column);
@@ -754,11 +935,121 @@ double hlm_column_memory_bound(struct hlm_pricer_cache *cache, const struct hlm_
     return hlm_ramp_bound_s(&ramp) + hlm_stage_sync_s(pricer);
 }
 
+/* --- what the ranks of a mixed column can take --- */
+
+/* Layers of a rank, whatever stage it is. */
+struct rank_room {
+    double layer_s, base_s; /* least seconds of a microbatch: a layer; embedding and head */
+    double most;            /* layers whose states and slots fit */
+};
+
+static double static_bytes_of(const struct hlm_pricer *pricer, int64_t num_elements,
+                              int64_t num_expert_elements)
+{
+    int64_t bytes[HLM_NUM_MEMORY_KINDS] = {0};
+    double sum = 0.0;
+    hlm_memory_static(pricer->strategy, num_elements, num_expert_elements, bytes);
+    for (int32_t kind = 0; kind < HLM_NUM_MEMORY_KINDS; kind++) {
+        sum += (double)bytes[kind];
+    }
+    return sum;
+}
+
+/* Bytes of a layer at the least: its share of the states of many, as slabs are padded, and the
+ * least slots that microbatches in flight leave. */
+static double layer_bytes(const struct hlm_column *column, const struct hlm_pricer *pricer,
+                          int32_t kind, double in_flight)
+{
+    enum { MANY = 1000 };
+    const struct hlm_block_cost *blocks = pricer->blocks[layer_blocks[kind]];
+    const double states = static_bytes_of(pricer, MANY * blocks[0].num_elements,
+                                          MANY * blocks[0].num_expert_elements) -
+                          static_bytes_of(pricer, 0, 0);
+    double slot = INFINITY;
+    for (int32_t mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
+        if (column->placement.modes[mode]) {
+            slot = fmin(slot, (double)blocks[mode].slot_bytes);
+        }
+    }
+    return states / MANY * (1.0 - 1e-4) + in_flight * slot;
+}
+
+static double least_held(const struct hlm_rank_held *held)
+{
+    double most = 0.0;
+    for (int32_t row = 0; row < held->num_rows; row++) {
+        most = fmax(most, held->counts[row * held->num_chunks]);
+    }
+    return most;
+}
+
+static struct rank_room room_of(const struct hlm_pricer_cache *cache,
+                                const struct hlm_column *column, const struct hlm_rank_held *held,
+                                int32_t pp)
+{
+    const struct hlm_pricer *pricer = column->pricers[pp];
+    struct rank_room room = {.layer_s = INFINITY};
+    double bytes = INFINITY;
+    for (int32_t kind = 0; kind < HLM_NUM_LAYER_KINDS; kind++) {
+        if (pricer->has_kind[layer_blocks[kind]]) {
+            const struct least_block least = least_of(cache, pricer, layer_blocks[kind], true);
+            room.layer_s = fmin(room.layer_s, least.work_s);
+            bytes = fmin(bytes, layer_bytes(column, pricer, kind, least_held(held)));
+        }
+    }
+    if (pp == 0) {
+        room.base_s += least_of(cache, pricer, HLM_BLOCK_EMBEDDING, false).work_s;
+    }
+    if (pp == column->strategy.pp - 1) {
+        room.base_s += least_of(cache, pricer, HLM_BLOCK_HEAD, false).work_s;
+    }
+    room.most = floor((double)(pricer->limit_bytes - pricer->fixed_bytes) / bytes);
+    return room;
+}
+
+static double layers_of(const struct rank_room *rooms, int32_t num_ranks, double seconds)
+{
+    double layers = 0.0;
+    for (int32_t r = 0; r < num_ranks; r++) {
+        const double left_s = fmax(0.0, seconds - rooms[r].base_s);
+        layers += fmin(rooms[r].most, layers_within(1.0, rooms[r].layer_s, left_s));
+    }
+    return layers;
+}
+
+double hlm_column_capacity_bound(struct hlm_pricer_cache *cache, const struct hlm_column *column)
+{
+    static const double precision = 1e-4;
+    const int32_t p = column->strategy.pp;
+    const double num_layers = column->placement.num_layers;
+    HLM_ASSERT(column->strategy.vpp == 1);
+    struct hlm_arena *scratch = hlm_arena_new();
+    const struct hlm_rank_held *held = find_schedule(cache, &column->strategy)->held;
+    struct rank_room *rooms = HLM_ARENA_ARRAY(scratch, struct rank_room, p);
+    double low_s = 0.0, high_s = 0.0;
+    for (int32_t pp = 0; pp < p; pp++) {
+        const bool as_before = pp > 1 && pp + 1 < p &&
+                               column->pricers[pp] == column->pricers[pp - 1] &&
+                               least_held(&held[pp]) == least_held(&held[pp - 1]);
+        rooms[pp] = as_before ? rooms[pp - 1] : room_of(cache, column, &held[pp], pp);
+        high_s = fmax(high_s, rooms[pp].base_s + (num_layers + 1.0) * rooms[pp].layer_s);
+    }
+    if (layers_of(rooms, p, high_s) < num_layers) {
+        low_s = INFINITY;
+    }
+    while (isfinite(low_s) && high_s - low_s > precision * high_s) {
+        const double middle_s = 0.5 * (low_s + high_s);
+        *(layers_of(rooms, p, middle_s) < num_layers ? &low_s : &high_s) = middle_s;
+    }
+    hlm_arena_free(scratch);
+    return (double)column->strategy.num_microbatches * low_s + hlm_stage_sync_s(&column->pricer);
+}
+
 /* --- memory --- */
 
 /* Costs of the stages that are alike, by counts of layers. */
 struct column_holding {
-    const struct hlm_pricer *pricer;
+    const struct hlm_column *column;
     int32_t totals[HLM_NUM_LAYER_KINDS];
     const int32_t *classes;         /* [pp] */
     struct hlm_stage_holding *made; /* [num_classes][totals[0] + 1][totals[1] + 1] */
@@ -789,12 +1080,12 @@ static void hold(const void *context, int32_t stage, const int32_t counts[HLM_NU
     const int32_t rows = holding->totals[0] + 1, columns = holding->totals[1] + 1;
     const size_t at = (size_t)((holding->classes[stage] * rows + counts[0]) * columns + counts[1]);
     if (!holding->is_made[at]) {
-        struct hlm_stage_shape shape = empty_shape(holding->pricer->strategy, stage);
+        struct hlm_stage_shape shape = empty_shape(&holding->column->strategy, stage);
         for (int32_t kind = 0; kind < HLM_NUM_LAYER_KINDS; kind++) {
             shape.layers[layer_blocks[kind]][HLM_RECOMPUTE_NONE] = counts[kind];
         }
         struct hlm_stage_cost cost;
-        hlm_stage_cost(holding->pricer, &shape, &cost);
+        hlm_stage_cost(stage_pricer(holding->column, stage), &shape, &cost);
         holding->made[at] = (struct hlm_stage_holding){.static_bytes = static_bytes(&cost),
                                                        .reduce_s = cost.reduce_s,
                                                        .optimizer_s = cost.optimizer_s};
@@ -806,6 +1097,7 @@ static void hold(const void *context, int32_t stage, const int32_t counts[HLM_NU
 /* Stages are alike when they have the same ends of the model and their groups lie alike. */
 enum { NUM_CLASS_GROUPS = 4 };
 struct stage_class {
+    const struct hlm_pricer *pricer;
     int32_t ends;
     struct hlm_group_shape shapes[NUM_CLASS_GROUPS];
 };
@@ -815,6 +1107,7 @@ static struct stage_class class_of(const struct hlm_pricer *pricer, int32_t stag
     static const enum hlm_group groups[NUM_CLASS_GROUPS] = {HLM_GROUP_TP, HLM_GROUP_DP,
                                                             HLM_GROUP_EP, HLM_GROUP_EDP};
     struct stage_class class = {
+        .pricer = pricer,
         .ends = (stage == 0 ? 1 : 0) +
                 (stage == pricer->strategy->pp * pricer->strategy->vpp - 1 ? 2 : 0)};
     for (int32_t i = 0; i < NUM_CLASS_GROUPS; i++) {
@@ -831,22 +1124,22 @@ static bool same_shape(const struct hlm_group_shape *a, const struct hlm_group_s
 
 static bool same_class(const struct stage_class *a, const struct stage_class *b)
 {
-    bool same = a->ends == b->ends;
+    bool same = a->ends == b->ends && a->pricer == b->pricer;
     for (int32_t i = 0; i < NUM_CLASS_GROUPS; i++) {
         same = same && same_shape(&a->shapes[i], &b->shapes[i]);
     }
     return same;
 }
 
-static const int32_t *find_classes(struct hlm_arena *arena, const struct hlm_pricer *pricer,
+static const int32_t *find_classes(struct hlm_arena *arena, const struct hlm_column *column,
                                    int32_t *out_num)
 {
-    const int32_t p = pricer->strategy->pp * pricer->strategy->vpp;
+    const int32_t p = hlm_column_num_stages(column);
     int32_t *classes = HLM_ARENA_ARRAY(arena, int32_t, p);
     struct stage_class *known = HLM_ARENA_ARRAY(arena, struct stage_class, p);
     int32_t num_known = 0;
     for (int32_t s = 0; s < p; s++) {
-        const struct stage_class class = class_of(pricer, s);
+        const struct stage_class class = class_of(stage_pricer(column, s), s);
         int32_t at = 0;
         while (at < num_known && !same_class(&known[at], &class)) {
             at++;
@@ -864,8 +1157,8 @@ static struct column_holding *make_holding(struct hlm_arena *arena, const struct
 {
     struct column_holding *holding = HLM_ARENA_NEW(arena, struct column_holding);
     int32_t num_classes = 0;
-    *holding = (struct column_holding){
-        .pricer = &column->pricer, .classes = find_classes(arena, &column->pricer, &num_classes)};
+    *holding = (struct column_holding){.column = column,
+                                       .classes = find_classes(arena, column, &num_classes)};
     for (int32_t layer = 0; layer < column->placement.num_layers; layer++) {
         holding->totals[column->placement.layer_kinds[layer]]++;
     }
@@ -929,9 +1222,10 @@ static void add_base(const struct hlm_pricer *pricer, enum hlm_block_kind kind,
     out->may_be_empty = true;
 }
 
-static void fill_rank_stage(const struct hlm_pricer *pricer, int32_t stage, int64_t boundary_bytes,
+static void fill_rank_stage(const struct hlm_pricer *pricer, int32_t stage,
                             struct hlm_rank_stage *out)
 {
+    const int64_t boundary_bytes = boundary_transient_bytes(pricer);
     const struct hlm_stage_shape shape = empty_shape(pricer->strategy, stage);
     struct hlm_stage_cost cost;
     hlm_stage_cost(pricer, &shape, &cost);
@@ -956,6 +1250,20 @@ static void fill_rank_stage(const struct hlm_pricer *pricer, int32_t stage, int6
     }
 }
 
+/* Of a layer where it stands, if every rank takes as long as any other. */
+static double mean_layer_s(const struct hlm_column *column, int32_t kind, int32_t action)
+{
+    const struct hlm_rank_stage *stages = column->ranks.stages;
+    if (!column->is_mixed) {
+        return stages[0].layer_s[kind][HLM_RECOMPUTE_NONE][action];
+    }
+    double per_second = 0.0;
+    for (int32_t s = 0; s < column->strategy.pp; s++) {
+        per_second += 1.0 / stages[s].layer_s[kind][HLM_RECOMPUTE_NONE][action];
+    }
+    return isfinite(per_second) && per_second > 0.0 ? column->strategy.pp / per_second : 0.0;
+}
+
 /* Mean seconds of a stage without recompute, and of a transfer. */
 static void find_means(const struct hlm_column *column, double seconds[HLM_SIM_NUM_KINDS],
                        double *transfer_s)
@@ -965,8 +1273,7 @@ static void find_means(const struct hlm_column *column, double seconds[HLM_SIM_N
     for (int32_t action = 0; action < HLM_SIM_NUM_KINDS; action++) {
         double sum_s = 0.0;
         for (int32_t layer = 0; layer < ranks->num_layers; layer++) {
-            sum_s +=
-                ranks->stages[0].layer_s[ranks->layer_kinds[layer]][HLM_RECOMPUTE_NONE][action];
+            sum_s += mean_layer_s(column, ranks->layer_kinds[layer], action);
         }
         for (int32_t s = 0; s < n; s++) {
             sum_s += ranks->stages[s].base_s[action];
@@ -989,13 +1296,12 @@ static void complete_ranks(struct hlm_arena *arena, struct hlm_pricer_cache *cac
     }
     struct hlm_rank_stage *stages = HLM_ARENA_ARRAY(arena, struct hlm_rank_stage, n);
     double *transfer_s = HLM_ARENA_ARRAY(arena, double, n);
-    const int64_t boundary_bytes = boundary_transient_bytes(&column->pricer);
     fill_transfers(column, transfer_s);
     for (int32_t s = 0; s < n; s++) {
-        if (s >= 2 && s + 1 < n) {
-            stages[s] = stages[1];
+        if (s >= 2 && s + 1 < n && stage_pricer(column, s) == stage_pricer(column, s - 1)) {
+            stages[s] = stages[s - 1];
         } else {
-            fill_rank_stage(&column->pricer, s, boundary_bytes, &stages[s]);
+            fill_rank_stage(stage_pricer(column, s), s, &stages[s]);
         }
     }
     struct hlm_rank_problem *ranks = &column->ranks;
@@ -1034,7 +1340,7 @@ void hlm_column_complete(struct hlm_arena *arena, struct hlm_pricer_cache *cache
     struct hlm_stage_prices *stages = HLM_ARENA_ARRAY(arena, struct hlm_stage_prices, p);
     for (int32_t s = 0; s < p; s++) {
         stages[s] = column->placement.stages[s];
-        fill_memory(&column->pricer, s, &stages[s]);
+        fill_memory(column->pricers[s], s, &stages[s]);
     }
     column->placement.stages = stages;
     column->placement.hold = hold;
@@ -1056,8 +1362,8 @@ const struct hlm_plan_stage *hlm_column_stages(struct hlm_arena *arena, struct h
             .rank_group = s,
             .first_layer = begin,
             .num_layers = ends[s] - begin,
-            .device_group = column->pricer.device_group,
-            .tp = column->strategy.tp,
+            .device_group = column->pricers[s]->device_group,
+            .tp = column->pricers[s]->strategy->tp,
             .recompute = {.none = pattern->recompute[HLM_RECOMPUTE_NONE],
                           .selective = pattern->recompute[HLM_RECOMPUTE_SELECTIVE],
                           .full = pattern->recompute[HLM_RECOMPUTE_FULL]}};
@@ -1079,8 +1385,8 @@ const struct hlm_plan_stage *hlm_column_ranked_stages(struct hlm_arena *arena,
             .rank_group = column->ranks.order->stage_rank[s],
             .first_layer = begin,
             .num_layers = count,
-            .device_group = column->pricer.device_group,
-            .tp = column->strategy.tp,
+            .device_group = stage_pricer(column, s)->device_group,
+            .tp = stage_pricer(column, s)->strategy->tp,
             .recompute = {.none = count - full - selective, .selective = selective, .full = full}};
     }
     return stages;
@@ -1100,7 +1406,7 @@ double hlm_column_simulate(struct hlm_arena *scratch, const struct hlm_column *c
         const struct hlm_stage_shape shape =
             hlm_plan_stage_shape(column->pricer.model, stages, p, s);
         struct hlm_stage_cost cost;
-        hlm_stage_cost(&column->pricer, &shape, &cost);
+        hlm_stage_cost(column->pricers[s], &shape, &cost);
         forward[s] = cost.forward.seconds;
         backward[s] = cost.backward.seconds;
         reduce[s] = cost.reduce_s;
@@ -1149,7 +1455,7 @@ static struct hlm_column_excess rank_excess(const struct hlm_column *column,
                                             const struct hlm_rank_held *held,
                                             struct hlm_stage_memory *memory)
 {
-    hlm_plan_rank_memory(column->pricer.model, &column->pricer, stages,
+    hlm_plan_rank_memory(column->pricer.model, stage_pricer(column, held->stages[0]), stages,
                          hlm_column_num_stages(column), held, memory);
     struct hlm_stage_memory all = memory[held->stages[0]];
     for (int32_t c = 1; c < held->num_chunks; c++) {

@@ -1,8 +1,8 @@
 /* column_placement: from a strategy column to its placement problem (stage_pattern.h for gpipe and
  * 1f1b, rank_set.h for all other schedules), and back to the stages of a plan.
  *
- * Prices of blocks depend on few of a column's degrees, so pricers are shared: by tp, cp,
- * microbatch_size, sp, ep, etp, whether the backward is split, whether first and last stage are
+ * Prices of blocks depend on few of a column's degrees, so pricers are shared: by device group, tp,
+ * cp, microbatch_size, sp, ep, etp, whether the backward is split, whether first and last stage are
  * on different ranks, and how the tp, cp and ep groups lie on the nodes; from ZeRO-2 on also by the
  * replicas. So are schedules with their orders, by kind, pp, vpp and microbatches.
  */
@@ -29,16 +29,20 @@ HLM_MUST_CHECK enum hlm_status hlm_family_floor(struct hlm_pricer_cache *cache,
  * With W the least seconds of a microbatch in all layers, embedding and head (a backward in halves
  * where those take less): some rank has W / pp of it, and some rank ceil(L / pp) layers, for every
  * microbatch; one microbatch goes through all. ZeRO only adds communication to passes. HLM_NO: the
- * cost model refuses it. */
+ * cost model refuses it. Over several device groups in any order: some rank takes T, where within
+ * less all ranks together take less than the work, or fewer than all layers, at their fastest. */
 HLM_MUST_CHECK enum hlm_status hlm_family_bound(struct hlm_pricer_cache *cache,
                                                 const struct hlm_strategy *strategy, double *out_s,
                                                 struct hlm_err *err);
 
-/* A column with what it costs. `pricer` is its own copy: strategy points to `strategy`. */
+/* A column with what it costs. `pricer` is its own copy: strategy points to `strategy`, or on mixed
+ * clusters to the strategy as rank 0 sees it; `pricers` likewise by pipeline rank. */
 struct hlm_column {
     struct hlm_strategy strategy;
-    struct hlm_pricer pricer;
-    bool is_ranked; /* its problem is `ranks`, not `placement` */
+    struct hlm_pricer pricer;                /* of pipeline rank 0 */
+    const struct hlm_pricer *const *pricers; /* [pp]; one group: all are `pricer` */
+    bool is_mixed;                           /* its ranks are not all alike */
+    bool is_ranked;                          /* its problem is `ranks`, not `placement` */
     struct hlm_placement placement;
     struct hlm_rank_problem ranks;
     bool *both_sides; /* [pp * vpp] */
@@ -64,8 +68,15 @@ bool hlm_column_may_fit(const struct hlm_column *column);
  * are held for h microbatches at least, on the mean of the stages of its rank: h * sum of slots +
  * static bytes <= pp * limit, but for what uneven remainders may save. The layers that have to
  * recompute for that, fractions of them counted, each where most microbatches are held, add to the
- * work, whose step ramp.h bounds. INFINITY: nothing fits. */
+ * work, whose step ramp.h bounds. INFINITY: nothing fits. Of a mixed column:
+ * hlm_column_capacity_bound. */
 double hlm_column_memory_bound(struct hlm_pricer_cache *cache, const struct hlm_column *column);
+
+/* The least step of a mixed column of any schedule, by what each rank can take: within T seconds of
+ * a microbatch a rank takes so many layers at their fastest, and no more than their states and
+ * least slots fit; some rank takes T, where all ranks together take fewer than all layers in less,
+ * for every microbatch. Layers of two kinds: the least of both. INFINITY: nothing fits. */
+double hlm_column_capacity_bound(struct hlm_pricer_cache *cache, const struct hlm_column *column);
 
 /* Adds memory, reductions and optimizer times (and of a ranked column everything), so that patterns
  * can be made. `column` must not move. */

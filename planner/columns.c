@@ -1,5 +1,9 @@
 #include "planner/columns.h"
 
+#include <string.h>
+
+#include "planner/columns_places.h"
+
 /* The families under construction. */
 struct lister {
     const struct hlm_search_problem *problem;
@@ -7,6 +11,8 @@ struct lister {
     struct hlm_column_family *families;
     int32_t num_families, capacity;
     int64_t num_devices;
+    const struct hlm_column_order *orders; /* of the strategy at hand */
+    int32_t num_orders;
     struct hlm_err reason; /* why the last candidate is not legal */
 };
 
@@ -22,6 +28,7 @@ struct members {
     const struct hlm_search_problem *problem;
     struct hlm_strategy *out; /* NULL: only counted */
     int64_t num;
+    bool is_mixed; /* through several device groups */
     struct hlm_err reason;
 };
 
@@ -101,7 +108,9 @@ static void add_members(struct members *members, const struct hlm_strategy *fami
             strategy.zero_group = 0;
             strategy.schedule = (enum hlm_schedule_kind)schedule;
             hlm_strategy_complete(&strategy);
-            if (wanted(require->schedule, -1, schedule) && !same_as_another(&strategy)) {
+            const bool suits =
+                !members->is_mixed || hlm_schedule_chunks(strategy.schedule).max == 1;
+            if (wanted(require->schedule, -1, schedule) && suits && !same_as_another(&strategy)) {
                 add_chunks(members, strategy);
             }
         }
@@ -136,11 +145,19 @@ static void try_family(struct lister *lister, struct hlm_strategy strategy)
     if (hlm_strategy_check(&strategy, lister->problem->model, &lister->reason) != HLM_OK) {
         return;
     }
-    struct members members = {.problem = lister->problem, .reason = lister->reason};
+    struct members members = {.problem = lister->problem,
+                              .is_mixed = lister->num_orders > 0 && lister->orders[0].is_mixed,
+                              .reason = lister->reason};
     add_members(&members, &strategy);
     lister->reason = members.reason;
     if (members.num > 0) {
-        keep(lister, &(struct hlm_column_family){strategy, members.num});
+        /* What is legal in one order of groups is in all that were kept. */
+        keep(lister,
+             &(struct hlm_column_family){
+                 .strategy = strategy,
+                 .num_members = members.num * (lister->num_orders > 0 ? lister->num_orders : 1),
+                 .orders = lister->orders,
+                 .num_orders = lister->num_orders});
     }
 }
 
@@ -195,6 +212,112 @@ static void try_context(struct lister *lister, struct hlm_strategy strategy, int
     }
 }
 
+/* --- several device groups --- */
+
+/* The ways through one set of groups, with one tp on each of them. */
+struct way_set {
+    int32_t tp[HLM_MAX_MIXED_GROUPS]; /* by group; 0: left out */
+    int32_t largest_tp, pp;
+    struct hlm_column_order *orders;
+    int32_t num_orders, room;
+};
+
+struct way_sets {
+    const struct lister *lister;
+    int32_t replicas;
+    struct way_set *sets;
+    int32_t num_sets, room;
+};
+
+static struct way_set *find_set(struct way_sets *ways, const struct way_set *wanted_set)
+{
+    for (int32_t i = 0; i < ways->num_sets; i++) {
+        if (memcmp(ways->sets[i].tp, wanted_set->tp, sizeof(wanted_set->tp)) == 0) {
+            return &ways->sets[i];
+        }
+    }
+    if (ways->num_sets == ways->room) {
+        ways->room = ways->room == 0 ? 64 : 2 * ways->room;
+        struct way_set *larger = HLM_ARENA_ARRAY(ways->lister->arena, struct way_set, ways->room);
+        if (ways->num_sets > 0) {
+            memcpy(larger, ways->sets, (size_t)ways->num_sets * sizeof(*larger));
+        }
+        ways->sets = larger;
+    }
+    ways->sets[ways->num_sets] = *wanted_set;
+    return &ways->sets[ways->num_sets++];
+}
+
+static bool is_legal_way(const struct lister *lister, const struct hlm_group_run *runs,
+                         int32_t num_runs)
+{
+    const struct hlm_model *model = lister->problem->model;
+    if (lister->problem->all_groups && num_runs < lister->problem->cluster->num_groups) {
+        return false;
+    }
+    for (int32_t i = 0; i < num_runs; i++) {
+        const struct hlm_device_group *group = &lister->problem->cluster->groups[runs[i].group];
+        if (model->num_heads % runs[i].tp != 0 ||
+            (num_runs > 1 && runs[i].tp > hlm_device_group_domain(group))) {
+            return false;
+        }
+    }
+    return !model->tied_embeddings || runs[0].tp == runs[num_runs - 1].tp;
+}
+
+static void add_order(struct way_sets *ways, struct way_set *set, const struct hlm_group_run *runs,
+                      int32_t num_runs)
+{
+    const struct lister *lister = ways->lister;
+    if (set->num_orders == set->room) {
+        set->room = set->room == 0 ? 2 : 3 * set->room;
+        struct hlm_column_order *larger =
+            HLM_ARENA_ARRAY(lister->arena, struct hlm_column_order, set->room);
+        if (set->num_orders > 0) {
+            memcpy(larger, set->orders, (size_t)set->num_orders * sizeof(*larger));
+        }
+        set->orders = larger;
+    }
+    set->orders[set->num_orders++] = (struct hlm_column_order){
+        .places = hlm_columns_places(lister->arena, lister->problem->cluster, ways->replicas, runs,
+                                     num_runs),
+        .is_mixed = num_runs > 1};
+}
+
+static void take_way(void *context, const struct hlm_group_run *runs, int32_t num_runs)
+{
+    struct way_sets *ways = context;
+    struct way_set set = {.pp = 0};
+    for (int32_t i = 0; i < num_runs; i++) {
+        set.tp[runs[i].group] = runs[i].tp;
+        set.pp += runs[i].pp;
+        set.largest_tp = runs[i].tp > set.largest_tp ? runs[i].tp : set.largest_tp;
+    }
+    const struct hlm_search_require *require = &ways->lister->problem->require;
+    if (is_legal_way(ways->lister, runs, num_runs) && wanted(require->tp, 0, set.largest_tp) &&
+        wanted(require->pp, 0, set.pp)) {
+        add_order(ways, find_set(ways, &set), runs, num_runs);
+    }
+}
+
+static void try_ways(struct lister *lister, struct hlm_strategy strategy)
+{
+    const int32_t max_pp = lister->problem->model->num_layers + 2;
+    for (int32_t replicas = 1; replicas <= lister->num_devices; replicas++) {
+        struct way_sets ways = {.lister = lister, .replicas = replicas};
+        hlm_columns_each_way(lister->problem->cluster, replicas, max_pp, take_way, &ways);
+        for (int32_t i = 0; i < ways.num_sets; i++) {
+            const struct way_set *set = &ways.sets[i];
+            strategy.tp = set->largest_tp;
+            strategy.pp = set->pp;
+            strategy.places = set->orders[0].places;
+            lister->orders = set->orders;
+            lister->num_orders = set->num_orders;
+            try_context(lister, strategy, replicas);
+        }
+    }
+}
+
 static void try_degrees(struct lister *lister, struct hlm_strategy strategy)
 {
     const struct hlm_search_require *require = &lister->problem->require;
@@ -224,10 +347,20 @@ enum hlm_status hlm_columns_families(struct hlm_arena *arena,
     (void)hlm_fail(&lister.reason, HLM_NO,
                    "no degrees dp * tp * pp * cp = %lld devices agree with what is required",
                    (long long)lister.num_devices);
-    try_degrees(&lister, (struct hlm_strategy){.global_batch_size = problem->global_batch_size,
-                                               .seq_len = problem->seq_len,
-                                               .dtype = problem->dtype,
-                                               .lowering = problem->lowering});
+    const struct hlm_strategy given = {.global_batch_size = problem->global_batch_size,
+                                       .seq_len = problem->seq_len,
+                                       .dtype = problem->dtype,
+                                       .lowering = problem->lowering};
+    if (problem->cluster->num_groups > HLM_MAX_MIXED_GROUPS) {
+        return hlm_fail(err, HLM_NO,
+                        "planning over %d device groups at once is not supported: at most %d",
+                        problem->cluster->num_groups, HLM_MAX_MIXED_GROUPS);
+    }
+    if (problem->cluster->num_groups > 1) {
+        try_ways(&lister, given);
+    } else {
+        try_degrees(&lister, given);
+    }
     if (lister.num_families == 0) {
         return hlm_fail(err, HLM_NO, "no strategy is legal for %s on %lld devices: %s",
                         problem->model->name, (long long)lister.num_devices, lister.reason.text);
@@ -241,7 +374,14 @@ static void fill_members(const struct hlm_search_problem *problem,
                          const struct hlm_column_family *family, struct hlm_strategy *out)
 {
     struct members members = {.problem = problem, .out = out};
-    add_members(&members, &family->strategy);
+    struct hlm_strategy strategy = family->strategy;
+    for (int32_t i = 0; i < (family->num_orders > 0 ? family->num_orders : 1); i++) {
+        if (family->num_orders > 0) {
+            strategy.places = family->orders[i].places;
+            members.is_mixed = family->orders[i].is_mixed;
+        }
+        add_members(&members, &strategy);
+    }
     HLM_ASSERT(members.num == family->num_members);
 }
 

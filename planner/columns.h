@@ -9,9 +9,16 @@
  * 0 with dp * cp = 1, sp with tp = 1, ep > 1 without experts   the same as without All others are
  * listed and counted, however hopeless: the certificate is about them all.
  *
- * They come in families: columns that differ only in zero, schedule and vpp. A family has one
- * price list for all that 0/1 ZeRO stages do (column_placement.h), so one bound leaves most of them
- * unlisted.
+ * Over several device groups (at most HLM_MAX_MIXED_GROUPS) a column also says which of them the
+ * pipeline goes through, in which order and with which tp on each (columns_places.h); strategy.tp
+ * is the largest tp, and what is required of tp is required of that. Groups that it does not go
+ * through stay idle. Through more than one group tp stays within a node, and ranks have one model
+ * chunk (gpipe, 1f1b, 1f1b-overlap, zb-h1, zb-h2); through one group all is as on a cluster of that
+ * group.
+ *
+ * They come in families: columns that differ only in zero, schedule, vpp and the order of device
+ * groups. A family has one price list for all that 0/1 ZeRO stages do (column_placement.h), so one
+ * bound leaves most of them unlisted.
  */
 #ifndef HLM_PLANNER_COLUMNS_H
 #define HLM_PLANNER_COLUMNS_H
@@ -22,6 +29,15 @@ struct hlm_column_family {
     struct hlm_strategy
         strategy;        /* with zero 0 and 1f1b, whether that is legal and wanted or not */
     int64_t num_members; /* > 0 */
+    /* Over several device groups: the places of every order of the groups (strategy has the first
+     * of them); 0 over one. */
+    const struct hlm_column_order *orders;
+    int32_t num_orders;
+};
+
+struct hlm_column_order {
+    const struct hlm_rank_place *places; /* NULL: as without (columns_places.h) */
+    bool is_mixed;                       /* through more than one group */
 };
 
 /* In ascending order of tp, pp, cp, microbatch_size, sp, ep. HLM_NO: there is none; the message is
@@ -31,7 +47,8 @@ HLM_MUST_CHECK enum hlm_status hlm_columns_families(struct hlm_arena *arena,
                                                     const struct hlm_column_family **out,
                                                     int32_t *out_num, struct hlm_err *err);
 
-/* The columns of a family, in ascending order of zero, schedule, vpp: as many as num_members. */
+/* The columns of a family, in ascending order of the order of groups, zero, schedule, vpp: as many
+ * as num_members. */
 const struct hlm_strategy *hlm_columns_members(struct hlm_arena *arena,
                                                const struct hlm_search_problem *problem,
                                                const struct hlm_column_family *family);

@@ -51,12 +51,23 @@ struct hlm_search_problem hlm_explain_problem(const struct hlm_plan *plan)
     return problem;
 }
 
+static bool same_places(const struct hlm_strategy *a, const struct hlm_strategy *b)
+{
+    for (int32_t pp = 0; a->places != NULL && b->places != NULL && pp < a->pp; pp++) {
+        if (a->places[pp].tp != b->places[pp].tp ||
+            a->places[pp].first_device != b->places[pp].first_device) {
+            return false;
+        }
+    }
+    return (a->places == NULL) == (b->places == NULL);
+}
+
 bool hlm_explain_same_strategy(const struct hlm_strategy *a, const struct hlm_strategy *b)
 {
     return a->dp == b->dp && a->tp == b->tp && a->pp == b->pp && a->cp == b->cp && a->ep == b->ep &&
            a->etp == b->etp && a->vpp == b->vpp && a->sp == b->sp && a->zero == b->zero &&
            a->zero_group == b->zero_group && a->schedule == b->schedule &&
-           a->microbatch_size == b->microbatch_size &&
+           a->microbatch_size == b->microbatch_size && same_places(a, b) &&
            (a->cp == 1 || hlm_strategy_cp_form(a) == hlm_strategy_cp_form(b));
 }
 
@@ -116,7 +127,7 @@ static enum hlm_status answer_legal(struct hlm_arena *arena, const struct hlm_pl
         judge(arena, plan, own ? plan : found, answer);
         return HLM_OK;
     }
-    if (problem->cluster->num_groups > 1 || hlm_infeasible_fits(problem)) {
+    if (hlm_infeasible_fits(problem)) {
         *err = reason;
         return status;
     }

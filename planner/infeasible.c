@@ -162,6 +162,30 @@ static bool find_waiver(const struct hlm_search_problem *problem, char *out, siz
     return false;
 }
 
+/* One node has no link to others of its group; whether a plan fits does not depend on its speed. */
+static void add_own_links(struct hlm_arena *arena, const struct hlm_cluster *before,
+                          struct hlm_cluster *larger)
+{
+    struct hlm_inter_link *links =
+        HLM_ARENA_ARRAY(arena, struct hlm_inter_link, before->num_links + before->num_groups);
+    int32_t num = 0;
+    for (; num < before->num_links; num++) {
+        links[num] = before->links[num];
+    }
+    for (int32_t i = 0; i < before->num_groups; i++) {
+        bool has_own = false;
+        for (int32_t at = 0; at < before->num_links; at++) {
+            has_own = has_own || (before->links[at].from == i && before->links[at].to == i);
+        }
+        if (!has_own) {
+            links[num++] =
+                (struct hlm_inter_link){.from = i, .to = i, .link = before->groups[i].intra_node};
+        }
+    }
+    larger->links = links;
+    larger->num_links = num;
+}
+
 /* The cluster with `times` as many nodes in each group; degrees that were required stay. */
 static bool more_nodes_fit(const struct hlm_search_problem *problem, int32_t times)
 {
@@ -173,12 +197,7 @@ static bool more_nodes_fit(const struct hlm_search_problem *problem, int32_t tim
         groups[i].num_nodes *= times;
     }
     cluster.groups = groups;
-    /* One node has no link to others; whether a plan fits does not depend on its speed. */
-    const struct hlm_inter_link stand_in = {.link = groups[0].intra_node};
-    if (cluster.num_groups == 1 && cluster.num_links == 0) {
-        cluster.links = &stand_in;
-        cluster.num_links = 1;
-    }
+    add_own_links(arena, problem->cluster, &cluster);
     struct hlm_search_problem larger = *problem;
     larger.cluster = &cluster;
     struct hlm_err unused;

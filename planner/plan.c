@@ -1,4 +1,4 @@
-#include "planner/plan.h"
+#include "planner/plan_places.h"
 
 #include <string.h>
 
@@ -49,7 +49,7 @@ enum hlm_status hlm_plan_check_devices(const struct hlm_strategy *strategy,
 static enum hlm_status check_stages(const struct hlm_plan *plan, const char *where,
                                     struct hlm_err *err)
 {
-    int32_t next = 0;
+    int32_t next = 0, largest_tp = 0;
     for (int32_t s = 0; s < plan->num_stages; s++) {
         const struct hlm_plan_stage *stage = &plan->stages[s];
         const struct hlm_plan_recompute *recompute = &stage->recompute;
@@ -64,11 +64,12 @@ static enum hlm_status check_stages(const struct hlm_plan *plan, const char *whe
                             "%d, found %d",
                             where, s, stage->num_layers, sum);
         }
-        if (stage->tp != plan->strategy.tp) {
+        if (stage->tp < 1 || stage->tp > plan->strategy.tp) {
             return hlm_fail(err, HLM_INPUT,
-                            "%s: $.stages[%d].tp: expected strategy.tp = %d, found %d", where, s,
-                            plan->strategy.tp, stage->tp);
+                            "%s: $.stages[%d].tp: expected strategy.tp = %d at most, found %d",
+                            where, s, plan->strategy.tp, stage->tp);
         }
+        largest_tp = stage->tp > largest_tp ? stage->tp : largest_tp;
         if (stage->rank_group != hlm_layout_stage_rank(&plan->strategy, s)) {
             return hlm_fail(err, HLM_INPUT, "%s: $.stages[%d].rank_group: expected %d, found %d",
                             where, s, hlm_layout_stage_rank(&plan->strategy, s), stage->rank_group);
@@ -79,6 +80,11 @@ static enum hlm_status check_stages(const struct hlm_plan *plan, const char *whe
                             where, s, plan->cluster.num_groups, stage->device_group);
         }
         next += stage->num_layers;
+    }
+    if (largest_tp != plan->strategy.tp) {
+        return hlm_fail(err, HLM_INPUT,
+                        "%s: $.strategy.tp: expected the largest tp of the stages, %d, found %d",
+                        where, largest_tp, plan->strategy.tp);
     }
     if (next != plan->model.num_layers) {
         return hlm_fail(err, HLM_INPUT, "%s: $.stages: expected %d layers in all, found %d", where,
@@ -109,22 +115,57 @@ static enum hlm_status check_rank_map(struct hlm_arena *arena, const struct hlm_
     return HLM_OK;
 }
 
+/* The strategy, as far as it is known: with places also those. */
+static enum hlm_status check_strategy(const struct hlm_plan *plan, const char *where,
+                                      struct hlm_err *err)
+{
+    if (hlm_strategy_check(&plan->strategy, &plan->model, err) != HLM_OK) {
+        hlm_err_prefix(err, "%s: $.strategy", where);
+        err->status = HLM_INPUT;
+        return HLM_INPUT;
+    }
+    return HLM_OK;
+}
+
+static enum hlm_status find_places(struct hlm_arena *arena, struct hlm_plan *plan,
+                                   const char *where, struct hlm_err *err)
+{
+    if (hlm_plan_places(arena, &plan->cluster, &plan->strategy, plan->stages, plan->num_stages,
+                        &plan->strategy.places, err) != HLM_OK) {
+        hlm_err_prefix(err, "%s: $.stages", where);
+        err->status = HLM_INPUT;
+        return HLM_INPUT;
+    }
+    return check_strategy(plan, where, err);
+}
+
+/* Who edits degrees need not write the rank map. */
+static void renew_rank_map(struct hlm_arena *arena, struct hlm_plan *plan)
+{
+    const struct hlm_plan_digests now = hlm_plan_digests(arena, plan);
+    const int64_t world = hlm_strategy_world_size(&plan->strategy);
+    const bool is_edited = strcmp(now.strategy, plan->digests.strategy) != 0 ||
+                           strcmp(now.stages, plan->digests.stages) != 0;
+    if (is_edited && world != plan->num_ranks && world <= hlm_cluster_num_devices(&plan->cluster)) {
+        plan->rank_map = hlm_plan_rank_map(arena, &plan->strategy);
+        plan->num_ranks = (int32_t)world;
+    }
+}
+
 static enum hlm_status check_plan(struct hlm_arena *arena, struct hlm_plan *plan, const char *where,
                                   struct hlm_err *err)
 {
     hlm_model_complete(&plan->model);
     HLM_TRY(hlm_model_validate(&plan->model, where, err));
     HLM_TRY(hlm_cluster_validate(&plan->cluster, where, err));
-    if (hlm_strategy_check(&plan->strategy, &plan->model, err) != HLM_OK) {
-        hlm_err_prefix(err, "%s: $.strategy", where);
-        err->status = HLM_INPUT;
-        return HLM_INPUT;
-    }
+    HLM_TRY(check_strategy(plan, where, err));
     if (plan->num_stages != plan->strategy.pp * plan->strategy.vpp) {
         return hlm_fail(err, HLM_INPUT, "%s: $.stages: expected pp * vpp = %d stages, found %d",
                         where, plan->strategy.pp * plan->strategy.vpp, plan->num_stages);
     }
     HLM_TRY(check_stages(plan, where, err));
+    HLM_TRY(find_places(arena, plan, where, err));
+    renew_rank_map(arena, plan);
     return check_rank_map(arena, plan, where, err);
 }
 

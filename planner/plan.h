@@ -130,7 +130,8 @@ struct hlm_plan {
 extern const struct hlm_json_table hlm_plan_table;
 
 /* Reads a plan and checks what the table can't: that stages tile the layers, strategy and stages
- * agree, the rank map is a permutation. Does not compare digests. */
+ * agree, the rank map is a permutation. Does not compare digests, but where strategy or stages were
+ * edited so that there are more ranks or fewer, the rank map is made anew. */
 HLM_MUST_CHECK enum hlm_status hlm_plan_read(struct hlm_arena *arena, const char *path,
                                              const struct hlm_plan **out, struct hlm_err *err);
 
@@ -163,6 +164,10 @@ hlm_plan_price(struct hlm_arena *arena, const struct hlm_model *model,
                const struct hlm_plan_stage *stages, int32_t num_stages, const struct hlm_plan **out,
                struct hlm_plan_simulation *out_simulation, struct hlm_err *err);
 
+/* Where the ranks of a strategy stand, if nobody says otherwise: the device of each, in the arena.
+ */
+const int32_t *hlm_plan_rank_map(struct hlm_arena *arena, const struct hlm_strategy *strategy);
+
 /* HLM_NO: the strategy has more ranks than the cluster has devices. */
 HLM_MUST_CHECK enum hlm_status hlm_plan_check_devices(const struct hlm_strategy *strategy,
                                                       const struct hlm_cluster *cluster,
@@ -186,6 +191,9 @@ HLM_MUST_CHECK enum hlm_status hlm_plan_simulate(struct hlm_arena *arena,
 /* The pipeline rank whose gradients are reduced last: it decides when the optimizers start, and the
  * trees of predicted and measured parts are about it. */
 int32_t hlm_plan_critical_rank(const struct hlm_plan_simulation *simulation);
+
+/* How many device groups the stages are on. */
+int32_t hlm_plan_num_groups(const struct hlm_plan_stage *stages, int32_t num_stages);
 
 /* The predicted peak of a pipeline rank: the sum over its stages. */
 int64_t hlm_plan_rank_peak_bytes(const struct hlm_plan *plan, int32_t rank);

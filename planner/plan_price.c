@@ -3,7 +3,8 @@
 #include <math.h>
 
 #include "base/fmt.h"
-#include "planner/plan.h"
+#include "planner/plan_places.h"
+#include "planner/plan_pricers.h"
 
 /* What pricing works with, all from one arena. */
 struct pricing {
@@ -13,30 +14,13 @@ struct pricing {
     const struct hlm_strategy *strategy;
     const struct hlm_plan_stage *stages;
     int32_t num_stages;
-    const struct hlm_pricer *const *pricers; /* [num_groups], NULL where no stage is */
+    const struct hlm_pricer *const *pricers; /* [pp] */
     struct hlm_plan_simulation *simulation;
 };
 
-static enum hlm_status make_pricers(struct pricing *pricing, struct hlm_err *err)
-{
-    const struct hlm_pricer **pricers =
-        HLM_ARENA_ARRAY(pricing->arena, const struct hlm_pricer *, pricing->cluster->num_groups);
-    for (int32_t s = 0; s < pricing->num_stages; s++) {
-        const int32_t group = pricing->stages[s].device_group;
-        if (pricers[group] == NULL) {
-            struct hlm_pricer *pricer = HLM_ARENA_NEW(pricing->arena, struct hlm_pricer);
-            HLM_TRY(hlm_pricer_init(pricing->arena, pricing->model, pricing->strategy,
-                                    pricing->cluster, group, pricer, err));
-            pricers[group] = pricer;
-        }
-    }
-    pricing->pricers = pricers;
-    return HLM_OK;
-}
-
 static const struct hlm_pricer *stage_pricer(const struct pricing *pricing, int32_t stage)
 {
-    return pricing->pricers[pricing->stages[stage].device_group];
+    return pricing->pricers[hlm_layout_stage_rank(pricing->strategy, stage)];
 }
 
 static void make_costs(struct pricing *pricing)
@@ -292,12 +276,13 @@ static struct hlm_time_node make_parts(const struct pricing *pricing)
     return step;
 }
 
-/* Relative uncertainty of the kernels of this dtype: the spread of the fits, weighted by where the
- * time goes. */
+/* Relative uncertainty of the kernels of this dtype on the devices of the critical rank: the spread
+ * of the fits, weighted by where the time goes. */
 static double spread_frac(const struct pricing *pricing)
 {
+    const int32_t rank = hlm_plan_critical_rank(pricing->simulation);
     const struct hlm_device *device =
-        &pricing->cluster->groups[pricing->stages[0].device_group].device;
+        &pricing->cluster->groups[pricing->pricers[rank]->device_group].device;
     const struct hlm_device_dtype *row = hlm_device_dtype(device, pricing->strategy->dtype);
     double gemm = 0.0, attention = 0.0;
     for (int32_t i = 0; i < row->num_gemm; i++) {
@@ -308,7 +293,6 @@ static double spread_frac(const struct pricing *pricing)
         attention = curve->kernel == HLM_ATTENTION_BEST ? fmax(attention, curve->source.spread_frac)
                                                         : attention;
     }
-    const int32_t rank = hlm_plan_critical_rank(pricing->simulation);
     const struct rank_passes both = find_passes(pricing->simulation, rank);
     const struct hlm_pass_cost *passes[] = {&both.forward, &both.backward};
     double seconds = 0.0;
@@ -328,7 +312,7 @@ static void make_rates(const struct pricing *pricing, struct hlm_plan_prediction
         const struct hlm_device_group *group =
             &pricing->cluster->groups[pricing->stages[s].device_group];
         const double devices =
-            (double)strategy->dp * strategy->tp * strategy->cp / (double)strategy->vpp;
+            (double)strategy->dp * pricing->stages[s].tp * strategy->cp / (double)strategy->vpp;
         peak += devices * hlm_device_dtype(&group->device, strategy->dtype)->peak_flops_per_s;
         price_per_hour += devices * group->price_per_device_hour;
     }
@@ -346,18 +330,32 @@ static void make_rates(const struct pricing *pricing, struct hlm_plan_prediction
 static enum hlm_status price(struct pricing *pricing, bool want_events, struct hlm_err *err)
 {
     HLM_TRY(hlm_strategy_check(pricing->strategy, pricing->model, err));
-    HLM_TRY(make_pricers(pricing, err));
+    HLM_TRY(hlm_plan_pricers_new(pricing->arena, pricing->model, pricing->cluster,
+                                 pricing->strategy, &pricing->pricers, err));
     make_costs(pricing);
     return simulate(pricing, want_events, err);
 }
 
-static const int32_t *identity_map(struct hlm_arena *arena, int32_t num_ranks)
+const int32_t *hlm_plan_rank_map(struct hlm_arena *arena, const struct hlm_strategy *strategy)
 {
+    const int32_t num_ranks = (int32_t)hlm_strategy_world_size(strategy);
     int32_t *map = HLM_ARENA_ARRAY(arena, int32_t, num_ranks);
     for (int32_t rank = 0; rank < num_ranks; rank++) {
-        map[rank] = rank;
+        map[rank] = (int32_t)hlm_layout_device(strategy, rank);
     }
     return map;
+}
+
+/* Then the product of the degrees says how many ranks there are. */
+static bool stages_are_alike(const struct hlm_strategy *strategy,
+                             const struct hlm_plan_stage *stages, int32_t num_stages)
+{
+    for (int32_t s = 0; s < num_stages; s++) {
+        if (stages[s].tp != strategy->tp) {
+            return false;
+        }
+    }
+    return true;
 }
 
 enum hlm_status hlm_plan_price(struct hlm_arena *arena, const struct hlm_model *model,
@@ -367,16 +365,21 @@ enum hlm_status hlm_plan_price(struct hlm_arena *arena, const struct hlm_model *
                                const struct hlm_plan **out,
                                struct hlm_plan_simulation *out_simulation, struct hlm_err *err)
 {
-    const int64_t world = hlm_strategy_world_size(strategy);
-    HLM_TRY(hlm_plan_check_devices(strategy, cluster, err));
+    struct hlm_strategy placed = *strategy;
+    placed.places = NULL;
+    if (stages_are_alike(strategy, stages, num_stages)) {
+        HLM_TRY(hlm_plan_check_devices(&placed, cluster, err));
+    }
+    HLM_TRY(hlm_strategy_check(&placed, model, err));
+    HLM_TRY(hlm_plan_places(arena, cluster, &placed, stages, num_stages, &placed.places, err));
     struct hlm_plan *plan = HLM_ARENA_NEW(arena, struct hlm_plan);
     *plan = (struct hlm_plan){
         .model = *model,
         .cluster = *cluster,
-        .strategy = *strategy,
+        .strategy = placed,
         .stages = hlm_arena_memdup(arena, stages, (size_t)num_stages * sizeof(*stages)),
         .num_stages = num_stages,
-        .num_ranks = (int32_t)world};
+        .num_ranks = (int32_t)hlm_strategy_world_size(&placed)};
     struct hlm_plan_simulation simulation = {0};
     struct pricing pricing = {.arena = arena,
                               .model = &plan->model,
@@ -394,7 +397,7 @@ enum hlm_status hlm_plan_price(struct hlm_arena *arena, const struct hlm_model *
     plan->prediction.interval = (struct hlm_plan_interval){simulation.result.step_s - spread_s,
                                                            simulation.result.step_s + spread_s};
     make_rates(&pricing, &plan->prediction);
-    plan->rank_map = identity_map(arena, (int32_t)world);
+    plan->rank_map = hlm_plan_rank_map(arena, &plan->strategy);
     plan->digests = hlm_plan_digests(arena, plan);
     if (out_simulation != NULL) {
         *out_simulation = simulation;

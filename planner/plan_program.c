@@ -135,9 +135,10 @@ static enum hlm_status add_blocks(struct hlm_arena *arena, const struct hlm_plan
                                   int32_t index, struct stage_program *stage, struct hlm_err *err)
 {
     const struct hlm_plan_stage *placed = &plan->stages[index];
+    const struct hlm_strategy at = hlm_strategy_at(&plan->strategy, placed->rank_group);
     const struct hlm_lowering_input input = {
         .model = &plan->model,
-        .strategy = &plan->strategy,
+        .strategy = &at,
         .backend = plan->cluster.groups[placed->device_group].device.backend,
         .last_stage_copy = plan->model.tied_embeddings && hlm_layout_ends_apart(&plan->strategy)};
     const struct hlm_block *block = NULL;
@@ -411,6 +412,13 @@ enum hlm_status hlm_plan_programs(struct hlm_arena *arena, const struct hlm_plan
                                   const struct hlm_plan_simulation *simulation,
                                   struct hlm_plan_programs *out, struct hlm_err *err)
 {
+    for (int32_t s = 0; s < plan->num_stages; s++) {
+        if (plan->stages[s].tp != plan->strategy.tp) {
+            return hlm_fail(err, HLM_NO,
+                            "traces for SimGrid need one tp: stage %d has tp = %d, others %d", s,
+                            plan->stages[s].tp, plan->strategy.tp);
+        }
+    }
     struct writer writer = {.arena = arena,
                             .plan = plan,
                             .schedule = simulation->schedule,

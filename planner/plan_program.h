@@ -29,7 +29,7 @@ struct hlm_plan_programs {
 
 /* The network is one link: that inside a node where the plan's ranks share one, else that between
  * the nodes of the first group. `simulation` is the plan's (hlm_plan_simulate). HLM_NO: an operator
- * list can't be made. */
+ * list can't be made, or pipeline ranks differ in tp. */
 HLM_MUST_CHECK enum hlm_status hlm_plan_programs(struct hlm_arena *arena,
                                                  const struct hlm_plan *plan,
                                                  const struct hlm_plan_simulation *simulation,

@@ -1,5 +1,6 @@
 /* Placement without a search: even stages with the least recompute that fits. */
-#include "planner/plan.h"
+#include "planner/plan_places.h"
+#include "planner/plan_pricers.h"
 
 /* Lengths as equal as possible: the remainder goes to the middle stages, which carry neither
  * embedding nor head. */
@@ -55,6 +56,19 @@ void hlm_plan_rank_memory(const struct hlm_model *model, const struct hlm_pricer
         out[s].peak_bytes += out[s].bytes[HLM_MEMORY_TRANSIENT] + out[s].bytes[HLM_MEMORY_FIXED];
     }
     hlm_arena_free(scratch);
+}
+
+int32_t hlm_plan_num_groups(const struct hlm_plan_stage *stages, int32_t num_stages)
+{
+    int32_t num = 0;
+    for (int32_t s = 0; s < num_stages; s++) {
+        bool is_new = true;
+        for (int32_t before = 0; before < s; before++) {
+            is_new = is_new && stages[before].device_group != stages[s].device_group;
+        }
+        num += is_new ? 1 : 0;
+    }
+    return num;
 }
 
 int64_t hlm_plan_rank_peak_bytes(const struct hlm_plan *plan, int32_t rank)
@@ -123,18 +137,18 @@ static void choose_recompute(const struct rank_choice *rank)
     }
 }
 
-static enum hlm_status choose_all(struct hlm_arena *arena, const struct hlm_pricer *pricer,
+static enum hlm_status choose_all(struct hlm_arena *arena, const struct hlm_strategy *strategy,
+                                  const struct hlm_pricer *const *pricers,
                                   struct hlm_plan_stage *stages, int32_t num_stages,
                                   struct hlm_err *err)
 {
-    const struct hlm_strategy *strategy = pricer->strategy;
     const struct hlm_schedule *schedule = NULL;
     HLM_TRY(hlm_schedule_build(arena, strategy->schedule, strategy->pp, strategy->vpp,
                                (int32_t)strategy->num_microbatches, &schedule, err));
     const struct hlm_rank_held *held = hlm_plan_held(arena, strategy, schedule);
     for (int32_t rank = 0; rank < strategy->pp; rank++) {
         const struct rank_choice choice = {
-            .pricer = pricer,
+            .pricer = pricers[rank],
             .stages = stages,
             .num_stages = num_stages,
             .held = &held[rank],
@@ -170,10 +184,11 @@ enum hlm_status hlm_plan_even_stages(struct hlm_arena *arena, const struct hlm_m
         first += lengths[s];
     }
     if (recompute < 0) {
-        struct hlm_pricer pricer;
-        HLM_TRY(
-            hlm_pricer_init(arena, model, strategy, cluster, stages[0].device_group, &pricer, err));
-        HLM_TRY(choose_all(arena, &pricer, stages, n, err));
+        struct hlm_strategy *placed = hlm_arena_memdup(arena, strategy, sizeof(*strategy));
+        const struct hlm_pricer *const *pricers = NULL;
+        HLM_TRY(hlm_plan_places(arena, cluster, strategy, stages, n, &placed->places, err));
+        HLM_TRY(hlm_plan_pricers_new(arena, model, cluster, placed, &pricers, err));
+        HLM_TRY(choose_all(arena, placed, pricers, stages, n, err));
     }
     *out = stages;
     *out_num = n;

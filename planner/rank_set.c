@@ -15,6 +15,7 @@ struct rank {
     int32_t fewest;     /* layers that its stages have at least */
     int32_t most_minor; /* minor layers that can be on one of its stages, see count_minors */
     double base_s[HLM_SIM_NUM_KINDS];
+    double least_s[HLM_NUM_LAYER_KINDS][HLM_SIM_NUM_KINDS]; /* of a layer on it */
     int32_t num_held;
     double *microbatches;        /* [num_held][num_chunks]: held of each stage, ascending */
     double base_slots[MAX_HELD]; /* what is held beside layers, bytes */
@@ -183,6 +184,12 @@ static void prepare_rank(struct hlm_rank_set *set, int32_t index)
         rank->most_minor += set->num_minor > 0 ? count_minors(set, rank->held->stages[c]) : 0;
         if (stage->base_transient_bytes > rank->base_transient_bytes) {
             rank->base_transient_bytes = stage->base_transient_bytes;
+        }
+    }
+    for (int32_t kind = 0; kind < HLM_NUM_LAYER_KINDS; kind++) {
+        for (int32_t action = 0; action < HLM_SIM_NUM_KINDS; action++) {
+            rank->least_s[kind][action] =
+                least_layer_s(problem, rank->held->stages[0], kind, action);
         }
     }
     rank->room_bytes = problem->stages[rank->held->stages[0]].limit_bytes;
@@ -606,7 +613,7 @@ static double least_gradient_s(struct mode_search *search, int32_t minor, int32_
     double floor_s = 0.0;
     for (int32_t kind = 0; kind < HLM_NUM_LAYER_KINDS; kind++) {
         const int32_t count = kind == search->set->major ? major : minor;
-        floor_s += count == 0 ? 0.0 : count * search->set->least_s[kind][search->action];
+        floor_s += count == 0 ? 0.0 : count * search->rank->least_s[kind][search->action];
     }
     set_modes(search, search->set->minor, minor, 0, 0);
     set_modes(search, search->set->major, major, 0, 0);
@@ -720,7 +727,7 @@ double hlm_rank_row_s(struct hlm_rank_set *set, int32_t row, int32_t rank, int32
         double plain_s = set->ranks[rank].base_s[action];
         for (int i = 0; i < HLM_NUM_LAYER_KINDS && factors[v - 1] > 0.0; i++) {
             if (counts[i] > 0) {
-                const double least_s = set->least_s[kinds[i]][action];
+                const double least_s = set->ranks[rank].least_s[kinds[i]][action];
                 plain_s += counts[i] * least_s;
                 seconds += layer_factors(set, factors, kinds[i], minor, major, first) * least_s;
             }
@@ -770,7 +777,7 @@ static double mean_layer_s(const struct hlm_rank_set *set, int32_t row, int32_t 
     *out_less = *out_most = 0.0;
     for (int32_t action = 0; action < HLM_SIM_NUM_KINDS; action++) {
         const double *factors = factors_at(set, row, rank, action);
-        const double layer_s = set->least_s[kind][action];
+        const double layer_s = set->ranks[rank].least_s[kind][action];
         double mean = 0.0, less = 0.0, short_of = 0.0;
         if (factors[v - 1] == 0.0) {
             continue;

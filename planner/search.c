@@ -301,8 +301,11 @@ static bool close_form(struct hlm_search_state *search, struct hlm_search_candid
     HLM_ASSERT(priced); /* the family was; ZeRO and schedules change no operator */
     bool may_fit = hlm_column_may_fit(&column);
     if (may_fit) {
-        const double bound_s = column.is_ranked ? hlm_column_memory_bound(search->cache, &column)
-                                                : hlm_bound_closed_form(&column.placement);
+        double bound_s = column.is_ranked ? hlm_column_memory_bound(search->cache, &column)
+                                          : hlm_bound_closed_form(&column.placement);
+        if (column.is_mixed && !column.is_ranked) {
+            bound_s = fmax(bound_s, hlm_column_capacity_bound(search->cache, &column));
+        }
         candidate->bound_s = fmax(candidate->bound_s, bound_s);
         may_fit = isfinite(bound_s);
     }
@@ -589,19 +592,57 @@ static enum hlm_status search_columns(struct hlm_arena *arena, struct hlm_search
                                     : hlm_search_answer(arena, search, out, err);
 }
 
+/* --- all device groups --- */
+
+/* The plan with the best one that uses all groups as its last runner-up. */
+static const struct hlm_plan *compare_all_groups(struct hlm_arena *arena,
+                                                 const struct hlm_search_problem *problem,
+                                                 const struct hlm_plan *plan)
+{
+    struct hlm_search_problem with_all = *problem;
+    struct hlm_plan *compared = hlm_arena_memdup(arena, plan, sizeof(*plan));
+    const struct hlm_plan *other = NULL;
+    struct hlm_err none_fits;
+    with_all.all_groups = true;
+    with_all.top_k = 0;
+    if (hlm_search(arena, &with_all, NULL, NULL, &other, &none_fits) == HLM_OK) {
+        struct hlm_plan_runner_up *runners =
+            HLM_ARENA_ARRAY(arena, struct hlm_plan_runner_up, plan->num_runners_up + 1);
+        if (plan->num_runners_up > 0) {
+            memcpy(runners, plan->runners_up,
+                   (size_t)plan->num_runners_up * sizeof(*plan->runners_up));
+        }
+        runners[plan->num_runners_up] =
+            (struct hlm_plan_runner_up){.strategy = other->strategy,
+                                        .stages = other->stages,
+                                        .num_stages = other->num_stages,
+                                        .step_time_s = other->prediction.step_time_s};
+        compared->runners_up = runners;
+        compared->num_runners_up++;
+    }
+    return compared;
+}
+
+/* Whether a runner-up shows what all groups would have taken, or none has to. */
+static bool all_groups_are_known(const struct hlm_search_problem *problem,
+                                 const struct hlm_plan *plan)
+{
+    const int32_t num_groups = problem->cluster->num_groups;
+    bool known =
+        problem->top_k == 0 || hlm_plan_num_groups(plan->stages, plan->num_stages) == num_groups;
+    for (int32_t i = 0; i < plan->num_runners_up; i++) {
+        const struct hlm_plan_runner_up *runner = &plan->runners_up[i];
+        known = known || hlm_plan_num_groups(runner->stages, runner->num_stages) == num_groups;
+    }
+    return known;
+}
+
 enum hlm_status hlm_search(struct hlm_arena *arena, const struct hlm_search_problem *problem,
                            void (*progress)(void *context, double done, double total,
                                             const char *detail),
                            void *context, const struct hlm_plan **out, struct hlm_err *err)
 {
     HLM_TRY(hlm_ilp_check_solver(err));
-    if (problem->cluster->num_groups > 1) {
-        return hlm_fail(
-            err, HLM_NO,
-            "planning over %d device groups at once is not supported: give a cluster of "
-            "one group",
-            problem->cluster->num_groups);
-    }
     struct hlm_search_state search = {
         .problem = problem,
         .kept = hlm_arena_new(),
@@ -618,5 +659,8 @@ enum hlm_status hlm_search(struct hlm_arena *arena, const struct hlm_search_prob
     }
     hlm_arena_free(search.scratch);
     hlm_arena_free(search.kept);
+    if (status == HLM_OK && !all_groups_are_known(problem, *out)) {
+        *out = compare_all_groups(arena, problem, *out);
+    }
     return status;
 }

@@ -21,12 +21,15 @@ struct hlm_search_problem {
     enum hlm_dtype dtype;
     enum hlm_lowering lowering;
     bool runnable_only; /* leave out what our executor refuses */
+    bool all_groups;    /* leave out what lets a device group idle */
     struct hlm_search_require require;
     double max_gap_frac; /* 0: proven optimum */
     int32_t top_k;       /* runners-up (other columns) */
 };
 
-/* HLM_NO when nothing fits: the message names the constraint that fails and by how much for the
+/* Where the best plan lets a device group idle and runners-up are wanted, the last of them is the
+ * best plan that uses all groups, if there is one: one more than top_k.
+ * HLM_NO when nothing fits: the message names the constraint that fails and by how much for the
  * column that comes closest (stage, bytes missing, which memory kind is largest). progress may be
  * NULL. HLM_ENV: this build has no solver of integer programs (ilp_solve.h). */
 HLM_MUST_CHECK enum hlm_status

@@ -120,6 +120,15 @@ static void fill_certificate(struct hlm_search_state *search, int32_t num_solved
         certificate->num_columns - certificate->num_infeasible - num_solved;
 }
 
+static const struct hlm_rank_place *copy_places(struct hlm_arena *arena,
+                                                const struct hlm_strategy *strategy)
+{
+    return strategy->places == NULL
+               ? NULL
+               : hlm_arena_memdup(arena, strategy->places,
+                                  (size_t)strategy->pp * sizeof(*strategy->places));
+}
+
 static const struct hlm_plan_runner_up *
 make_runners_up(struct hlm_arena *arena, const struct hlm_search_state *search, int32_t *out_num)
 {
@@ -136,6 +145,8 @@ make_runners_up(struct hlm_arena *arena, const struct hlm_search_state *search, 
                 hlm_arena_memdup(arena, expanded->stages, (size_t)p * sizeof(*expanded->stages)),
             .num_stages = p,
             .step_time_s = expanded->best_step_s};
+        runners[i].strategy.places =
+            copy_places(arena, &expanded->column.strategy); /* the search's own are freed */
     }
     return runners;
 }

@@ -151,7 +151,9 @@ bool hlm_search_expand_ranks(struct hlm_search_state *search, struct hlm_search_
 bool hlm_search_take_paths(struct hlm_search_state *search, struct hlm_search_column *expanded,
                            double *bound_s)
 {
-    const double limit_s = hlm_search_limit_s(search);
+    /* Rows of paths may give the step that was simulated, in sums of another order: the column that
+     * has the best plan stays in. */
+    const double limit_s = hlm_search_limit_s(search) * (1 + 1e-6);
     const struct hlm_arena_mark mark = hlm_arena_mark(search->scratch);
     struct hlm_rank_caps caps;
     hlm_column_take_paths(search->cache, &expanded->column);

@@ -2,8 +2,10 @@
 
 #include <math.h>
 
+#include "planner/plan_pricers.h"
 #include "planner/verify_column.h"
 #include "planner/verify_ranked.h"
+#include "planner/verify_ways.h"
 
 /* Sums in another order, and GLPK's tolerance, may differ by this much. */
 static const double slack_frac = 1e-6;
@@ -13,7 +15,7 @@ static const double slack_frac = 1e-6;
 static enum hlm_status compare_seconds(const char *what, double claimed_s, double own_s,
                                        struct hlm_err *err)
 {
-    if (fabs(claimed_s - own_s) <= 1e-9 * own_s) {
+    if (fabs(claimed_s - own_s) <= 1e-9 * fabs(own_s)) {
         return HLM_OK;
     }
     return hlm_fail(err, HLM_NO, "%s: the plan says %.9g s, priced again it is %.9g s", what,
@@ -129,6 +131,7 @@ struct audit {
     struct hlm_arena *arena;
     struct hlm_pricer_cache *cache; /* for ranked columns */
     double goal_s;
+    const struct hlm_verify_way *way; /* of the strategies at hand; NULL on one device group */
     struct hlm_verify_report *report;
     struct hlm_err *err;
 };
@@ -181,6 +184,8 @@ static bool is_column(const struct audit *audit, const struct hlm_strategy *stra
     struct hlm_err reason;
     return (strategy->zero == 0 || strategy->dp * (int64_t)strategy->cp > 1) &&
            (strategy->pp > 1 || strategy->schedule == HLM_SCHEDULE_1F1B) &&
+           (audit->way == NULL || audit->way->num_groups == 1 ||
+            hlm_schedule_chunks(strategy->schedule).max == 1) &&
            agrees(audit->require->zero, -1, strategy->zero) &&
            agrees(audit->require->schedule, -1, (int32_t)strategy->schedule) &&
            agrees(audit->require->vpp, 0, strategy->vpp) &&
@@ -190,29 +195,113 @@ static bool is_column(const struct audit *audit, const struct hlm_strategy *stra
             hlm_lowering_refusal(&audit->plan->model, strategy) == NULL);
 }
 
-/* The least seconds of the family's whole work on one of pp ranks, for every microbatch: no
- * schedule and no ZeRO stage takes less. */
-static double family_floor_s(const struct audit *audit, const struct hlm_pricer *pricer)
+/* The least seconds of a microbatch in a block: F and B, or I and W where these take less. */
+static double block_least_s(const struct audit *audit, const struct hlm_pricer *pricer,
+                            enum hlm_block_kind kind)
 {
-    double work_s = 0.0;
-    for (int32_t block = -1; block <= audit->plan->model.num_layers; block++) {
-        const enum hlm_block_kind kind = block < 0 ? HLM_BLOCK_EMBEDDING
-                                         : block == audit->plan->model.num_layers
-                                             ? HLM_BLOCK_HEAD
-                                             : hlm_plan_layer_kind(&audit->plan->model, block);
-        const bool is_layer = block >= 0 && block < audit->plan->model.num_layers;
-        double least_s = INFINITY;
-        for (int32_t mode = 0; mode < (is_layer ? HLM_NUM_RECOMPUTES : 1); mode++) {
-            const struct hlm_block_cost *cost = &pricer->blocks[kind][mode];
-            const bool allowed =
-                !is_layer || audit->require->recompute < 0 || audit->require->recompute == mode;
-            const double backward_s =
-                fmin(cost->backward.seconds, cost->input_grad.seconds + cost->weight_grad.seconds);
-            least_s = allowed ? fmin(least_s, cost->forward.seconds + backward_s) : least_s;
-        }
-        work_s += least_s;
+    const bool is_layer = kind == HLM_BLOCK_DENSE || kind == HLM_BLOCK_MOE;
+    double least_s = INFINITY;
+    for (int32_t mode = 0; mode < (is_layer ? HLM_NUM_RECOMPUTES : 1); mode++) {
+        const struct hlm_block_cost *cost = &pricer->blocks[kind][mode];
+        const bool allowed =
+            !is_layer || audit->require->recompute < 0 || audit->require->recompute == mode;
+        const double backward_s =
+            fmin(cost->backward.seconds, cost->input_grad.seconds + cost->weight_grad.seconds);
+        least_s = allowed ? fmin(least_s, cost->forward.seconds + backward_s) : least_s;
     }
-    return (double)pricer->strategy->num_microbatches * work_s / pricer->strategy->pp;
+    return least_s;
+}
+
+static double layer_least_s(const struct audit *audit, const struct hlm_pricer *pricer,
+                            int32_t layer)
+{
+    return block_least_s(audit, pricer, hlm_plan_layer_kind(&audit->plan->model, layer));
+}
+
+/* Of one group: some rank has the pp-th part of the work. */
+static double alike_floor_s(const struct audit *audit, const struct hlm_pricer *pricer)
+{
+    double work_s = block_least_s(audit, pricer, HLM_BLOCK_EMBEDDING);
+    for (int32_t layer = 0; layer < audit->plan->model.num_layers; layer++) {
+        work_s += layer_least_s(audit, pricer, layer);
+    }
+    work_s += block_least_s(audit, pricer, HLM_BLOCK_HEAD);
+    return work_s / pricer->strategy->pp;
+}
+
+/* Layers that ranks can take within these seconds, each at its fastest, by kinds that take least.
+ */
+static double layers_within(const double *layer_s, int32_t pp, double seconds)
+{
+    double layers = 0.0;
+    for (int32_t rank = 0; rank < pp; rank++) {
+        layers += floor(seconds / layer_s[rank] * (1.0 + slack_frac));
+    }
+    return layers;
+}
+
+static int32_t count_layers(const struct hlm_model *model, int32_t kind)
+{
+    int32_t count = 0;
+    for (int32_t layer = 0; layer < model->num_layers; layer++) {
+        count += (int32_t)hlm_plan_layer_kind(model, layer) == kind ? 1 : 0;
+    }
+    return count;
+}
+
+/* Of several groups: with T the longest of any rank, the ranks take all layers within T, so T is at
+ * least the first multiple of a layer's seconds on one of them within which they can; and the T of
+ * all ranks, each as a part of what the whole model would take on it, sum to one whole at least.
+ * For that the part is taken at the kind of layer in which the rank falls least behind the fastest.
+ */
+static double mixed_floor_s(const struct audit *audit, const struct hlm_pricer *const *pricers,
+                            int32_t pp)
+{
+    const int32_t num_layers = audit->plan->model.num_layers;
+    double *layer_s = HLM_ARENA_ARRAY(audit->arena, double, pp);
+    double *behind = HLM_ARENA_ARRAY(audit->arena, double, pp);
+    double *own_s = HLM_ARENA_ARRAY(audit->arena, double, pp);
+    double work_s = 0.0, speed = 0.0, whole_s = INFINITY;
+    for (int32_t rank = 0; rank < pp; rank++) {
+        layer_s[rank] = behind[rank] = INFINITY;
+    }
+    for (int32_t kind = HLM_BLOCK_DENSE; kind <= HLM_BLOCK_MOE; kind++) {
+        const int32_t count = count_layers(&audit->plan->model, kind);
+        double fastest_s = INFINITY;
+        for (int32_t rank = 0; count > 0 && rank < pp; rank++) {
+            own_s[rank] = rank > 0 && pricers[rank] == pricers[rank - 1]
+                              ? own_s[rank - 1]
+                              : block_least_s(audit, pricers[rank], (enum hlm_block_kind)kind);
+            fastest_s = fmin(fastest_s, own_s[rank]);
+            layer_s[rank] = fmin(layer_s[rank], own_s[rank]);
+        }
+        for (int32_t rank = 0; count > 0 && rank < pp; rank++) {
+            behind[rank] = fmin(behind[rank], own_s[rank] / fastest_s);
+        }
+        work_s += count > 0 ? count * fastest_s : 0.0;
+    }
+    for (int32_t rank = 0; rank < pp; rank++) {
+        speed += 1.0 / behind[rank];
+        const bool seen = rank > 0 && pricers[rank] == pricers[rank - 1];
+        for (int32_t n = 1; !seen && n <= num_layers && n * layer_s[rank] < whole_s; n++) {
+            if (layers_within(layer_s, pp, n * layer_s[rank]) >= num_layers) {
+                whole_s = n * layer_s[rank];
+            }
+        }
+    }
+    return fmax(work_s / speed, whole_s * (1.0 - slack_frac));
+}
+
+/* No schedule, no ZeRO stage and no order of device groups takes less. */
+static double family_floor_s(const struct audit *audit, const struct hlm_strategy *family,
+                             const struct hlm_pricer *const *pricers)
+{
+    bool alike = true;
+    for (int32_t pp = 0; pp < family->pp; pp++) {
+        alike = alike && pricers[pp] == pricers[0];
+    }
+    return (double)family->num_microbatches *
+           (alike ? alike_floor_s(audit, pricers[0]) : mixed_floor_s(audit, pricers, family->pp));
 }
 
 static enum hlm_status audit_column(struct audit *audit, const struct hlm_strategy *strategy,
@@ -222,10 +311,11 @@ static enum hlm_status audit_column(struct audit *audit, const struct hlm_strate
     double step_s = 0.0;
     enum hlm_verdict verdict = HLM_VERDICT_CLOSED_FORM;
     if (!is_bounded && strategy->schedule <= HLM_SCHEDULE_1F1B) {
-        struct hlm_pricer pricer;
-        HLM_TRY(hlm_pricer_init(audit->arena, &audit->plan->model, strategy, &audit->plan->cluster,
-                                0, &pricer, audit->err));
-        verdict = hlm_verify_column(&pricer, audit->require->recompute, audit->goal_s, &step_s);
+        const struct hlm_pricer *const *pricers = NULL;
+        HLM_TRY(hlm_plan_pricers_new(audit->arena, &audit->plan->model, &audit->plan->cluster,
+                                     strategy, &pricers, audit->err));
+        verdict =
+            hlm_verify_column(strategy, pricers, audit->require->recompute, audit->goal_s, &step_s);
     } else if (!is_bounded) {
         verdict = hlm_verify_ranked(audit->cache, strategy, audit->goal_s, &step_s);
     }
@@ -233,10 +323,27 @@ static enum hlm_status audit_column(struct audit *audit, const struct hlm_strate
     return count_verdict(audit, strategy, verdict, step_s);
 }
 
+/* In every order of device groups. */
+static enum hlm_status audit_orders(struct audit *audit, struct hlm_strategy strategy,
+                                    bool is_bounded)
+{
+    if (!is_column(audit, &strategy)) {
+        return HLM_OK;
+    }
+    if (audit->way == NULL) {
+        return audit_column(audit, &strategy, is_bounded);
+    }
+    for (int32_t i = 0; i < audit->way->num_orders; i++) {
+        strategy.places = audit->way->orders[i];
+        HLM_TRY(audit_column(audit, &strategy, is_bounded));
+    }
+    return HLM_OK;
+}
+
 static enum hlm_status audit_family(struct audit *audit, struct hlm_strategy family)
 {
     const struct hlm_arena_mark mark = hlm_arena_mark(audit->arena);
-    struct hlm_pricer pricer;
+    const struct hlm_pricer *const *pricers = NULL;
     struct hlm_err reason;
     double floor_s = 0.0;
     family.schedule = HLM_SCHEDULE_1F1B;
@@ -246,16 +353,17 @@ static enum hlm_status audit_family(struct audit *audit, struct hlm_strategy fam
         return HLM_OK;
     }
     if (floor_s < audit->goal_s) {
-        if (hlm_pricer_init(audit->arena, &audit->plan->model, &family, &audit->plan->cluster, 0,
-                            &pricer, &reason) != HLM_OK) {
+        if (hlm_plan_pricers_new(audit->arena, &audit->plan->model, &audit->plan->cluster, &family,
+                                 &pricers, &reason) != HLM_OK) {
             hlm_arena_rewind(audit->arena, mark);
             return HLM_OK;
         }
-        floor_s = family_floor_s(audit, &pricer);
+        floor_s = family_floor_s(audit, &family, pricers);
         hlm_arena_rewind(audit->arena, mark);
     }
     const bool is_bounded = floor_s >= audit->goal_s;
-    const int32_t most_vpp = (audit->plan->model.num_layers + 2) / family.pp;
+    const bool one_chunk = audit->way != NULL && audit->way->num_groups > 1;
+    const int32_t most_vpp = one_chunk ? 1 : (audit->plan->model.num_layers + 2) / family.pp;
     for (int32_t schedule = 0; schedule < HLM_NUM_SCHEDULES; schedule++) {
         for (int32_t choice = 0; choice < 4 * most_vpp; choice++) {
             struct hlm_strategy strategy = family;
@@ -264,9 +372,7 @@ static enum hlm_status audit_family(struct audit *audit, struct hlm_strategy fam
             strategy.zero_group = 0;
             strategy.schedule = (enum hlm_schedule_kind)schedule;
             hlm_strategy_complete(&strategy);
-            if (is_column(audit, &strategy)) {
-                HLM_TRY(audit_column(audit, &strategy, is_bounded));
-            }
+            HLM_TRY(audit_orders(audit, strategy, is_bounded));
         }
     }
     return HLM_OK;
@@ -308,25 +414,26 @@ static enum hlm_status audit_sizes(struct audit *audit, struct hlm_strategy fami
     return HLM_OK;
 }
 
-static enum hlm_status audit_degrees(struct audit *audit, int64_t dp, int64_t tp, int64_t cp)
+static enum hlm_status audit_degrees(struct audit *audit, int64_t dp, int64_t tp, int64_t cp,
+                                     int64_t pp)
 {
     const struct hlm_strategy *given = &audit->plan->strategy;
-    const int64_t devices = hlm_cluster_num_devices(&audit->plan->cluster);
-    const int64_t pp = devices / dp / tp / cp;
-    if (dp * tp * cp * pp != devices || !agrees(audit->require->dp, 0, (int32_t)dp) ||
+    if (!agrees(audit->require->dp, 0, (int32_t)dp) ||
         !agrees(audit->require->tp, 0, (int32_t)tp) ||
         !agrees(audit->require->cp, 0, (int32_t)cp) ||
         !agrees(audit->require->pp, 0, (int32_t)pp)) {
         return HLM_OK;
     }
-    return audit_sizes(audit, (struct hlm_strategy){.dp = (int32_t)dp,
-                                                    .tp = (int32_t)tp,
-                                                    .pp = (int32_t)pp,
-                                                    .cp = (int32_t)cp,
-                                                    .global_batch_size = given->global_batch_size,
-                                                    .seq_len = given->seq_len,
-                                                    .dtype = given->dtype,
-                                                    .lowering = given->lowering});
+    return audit_sizes(
+        audit, (struct hlm_strategy){.dp = (int32_t)dp,
+                                     .tp = (int32_t)tp,
+                                     .pp = (int32_t)pp,
+                                     .cp = (int32_t)cp,
+                                     .places = audit->way == NULL ? NULL : audit->way->orders[0],
+                                     .global_batch_size = given->global_batch_size,
+                                     .seq_len = given->seq_len,
+                                     .dtype = given->dtype,
+                                     .lowering = given->lowering});
 }
 
 static enum hlm_status audit_columns(struct audit *audit)
@@ -335,11 +442,37 @@ static enum hlm_status audit_columns(struct audit *audit)
     for (int64_t dp = 1; dp <= devices; dp++) {
         for (int64_t tp = 1; devices % dp == 0 && tp <= devices / dp; tp++) {
             for (int64_t cp = 1; devices / dp % tp == 0 && cp <= devices / dp / tp; cp++) {
-                HLM_TRY(audit_degrees(audit, dp, tp, cp));
+                if (devices / dp / tp % cp == 0) {
+                    HLM_TRY(audit_degrees(audit, dp, tp, cp, devices / dp / tp / cp));
+                }
             }
         }
     }
     return HLM_OK;
+}
+
+/* Over several device groups. */
+static enum hlm_status audit_ways(struct audit *audit)
+{
+    const int64_t devices = hlm_cluster_num_devices(&audit->plan->cluster);
+    struct hlm_arena *arena = hlm_arena_new();
+    enum hlm_status status = HLM_OK;
+    for (int32_t replicas = 1; replicas <= devices && status == HLM_OK; replicas++) {
+        const struct hlm_verify_way *ways = NULL;
+        int32_t num_ways = 0;
+        hlm_verify_ways(arena, &audit->plan->cluster, &audit->plan->model, replicas, &ways,
+                        &num_ways);
+        for (int32_t i = 0; i < num_ways * replicas && status == HLM_OK; i++) {
+            const int32_t cp = i % replicas + 1;
+            audit->way = &ways[i / replicas];
+            if (replicas % cp == 0) {
+                status =
+                    audit_degrees(audit, replicas / cp, audit->way->largest_tp, cp, audit->way->pp);
+            }
+        }
+    }
+    hlm_arena_free(arena);
+    return status;
 }
 
 static enum hlm_status check_certificate(struct hlm_arena *arena, const struct hlm_plan *plan,
@@ -365,7 +498,8 @@ static enum hlm_status check_certificate(struct hlm_arena *arena, const struct h
                                                .require = certificate->require};
     struct hlm_arena *kept = hlm_arena_new(); /* the audit rewinds its own */
     audit.cache = hlm_pricer_cache_new(kept, &problem);
-    const enum hlm_status status = audit_columns(&audit);
+    const enum hlm_status status =
+        plan->cluster.num_groups > 1 ? audit_ways(&audit) : audit_columns(&audit);
     hlm_arena_free(kept);
     HLM_TRY(status);
     if (report->num_columns != certificate->num_columns) {

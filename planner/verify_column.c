@@ -164,7 +164,7 @@ static void extend_ways(const struct table *table, int32_t stage, int32_t end)
     struct hlm_verifier *v = table->v;
     const struct way_list *rest = list_of(table, stage + 1, end);
     for (int32_t begin = end; begin >= 0 && rest->num_ways > 0; begin--) {
-        const double least_s = v->least_s[end] - v->least_s[begin];
+        const double least_s = hlm_verifier_least_s(v, stage, begin, end);
         if (v->num_microbatches * least_s >= v->goal_s) {
             return;
         }
@@ -284,7 +284,7 @@ static enum hlm_verdict judge(struct hlm_verifier *v, double *out_step_s)
                         .left = MOST_SIMULATED};
     for (int32_t begin = last == 0 ? 0 : v->num_layers; begin >= 0; begin--) {
         struct table table = {.v = v};
-        const double least_s = v->least_s[v->num_layers] - v->least_s[begin];
+        const double least_s = hlm_verifier_least_s(v, last, begin, v->num_layers);
         if (v->num_microbatches * least_s >= v->goal_s) {
             break;
         }
@@ -302,18 +302,20 @@ static enum hlm_verdict judge(struct hlm_verifier *v, double *out_step_s)
     return hlm_share_something_fits(v) ? HLM_VERDICT_BOUNDED : HLM_VERDICT_INFEASIBLE;
 }
 
-enum hlm_verdict hlm_verify_column(const struct hlm_pricer *pricer, int32_t recompute,
+enum hlm_verdict hlm_verify_column(const struct hlm_strategy *strategy,
+                                   const struct hlm_pricer *const *pricers, int32_t recompute,
                                    double goal_s, double *out_step_s)
 {
     struct hlm_arena *arena = hlm_arena_new();
     struct hlm_verifier v = {.arena = arena,
-                             .pricer = pricer,
-                             .strategy = pricer->strategy,
+                             .pricers = pricers,
+                             .model = pricers[0]->model,
+                             .strategy = strategy,
                              .recompute = recompute,
                              .goal_s = goal_s,
-                             .num_layers = pricer->model->num_layers,
-                             .num_stages = pricer->strategy->pp,
-                             .num_microbatches = (double)pricer->strategy->num_microbatches};
+                             .num_layers = pricers[0]->model->num_layers,
+                             .num_stages = strategy->pp,
+                             .num_microbatches = (double)strategy->num_microbatches};
     hlm_verifier_prepare(&v);
     *out_step_s = INFINITY;
     enum hlm_verdict verdict = HLM_VERDICT_CLOSED_FORM;

@@ -14,9 +14,11 @@ enum hlm_verdict {
     HLM_VERDICT_TOO_MANY,    /* more than can be simulated */
 };
 
-/* recompute: the only mode allowed, -1: all. *out_step_s: the least simulated step, where any was.
+/* pricers: [pp]. recompute: the only mode allowed, -1: all. *out_step_s: the least simulated step,
+ * where any was.
  */
-enum hlm_verdict hlm_verify_column(const struct hlm_pricer *pricer, int32_t recompute,
+enum hlm_verdict hlm_verify_column(const struct hlm_strategy *strategy,
+                                   const struct hlm_pricer *const *pricers, int32_t recompute,
                                    double goal_s, double *out_step_s);
 
 #endif

@@ -2,10 +2,10 @@
 
 #include <math.h>
 
-static const struct hlm_block_cost *layer_cost(const struct hlm_verifier *v, int32_t layer,
-                                               int32_t mode)
+static const struct hlm_block_cost *layer_cost(const struct hlm_verifier *v, int32_t stage,
+                                               int32_t layer, int32_t mode)
 {
-    return &v->pricer->blocks[hlm_plan_layer_kind(v->pricer->model, layer)][mode];
+    return &v->pricers[stage]->blocks[hlm_plan_layer_kind(v->model, layer)][mode];
 }
 
 static bool mode_allowed(const struct hlm_verifier *v, int32_t mode)
@@ -13,29 +13,83 @@ static bool mode_allowed(const struct hlm_verifier *v, int32_t mode)
     return v->recompute < 0 || v->recompute == mode;
 }
 
-static double block_seconds(const struct hlm_verifier *v, enum hlm_block_kind kind)
+static double block_seconds(const struct hlm_verifier *v, int32_t stage, enum hlm_block_kind kind)
 {
-    const struct hlm_block_cost *block = &v->pricer->blocks[kind][HLM_RECOMPUTE_NONE];
+    const struct hlm_block_cost *block = &v->pricers[stage]->blocks[kind][HLM_RECOMPUTE_NONE];
     return block->forward.seconds + block->backward.seconds;
 }
 
 /* --- preparation --- */
 
-static void add_layer_sums(struct hlm_verifier *v, int32_t layer)
+static size_t row_of(const struct hlm_verifier *v, int32_t stage)
 {
-    double least_s = INFINITY;
-    double forward_s = INFINITY;
+    return (size_t)stage * ((size_t)v->num_layers + 1);
+}
+
+static void add_layer_sums(const struct hlm_verifier *v, int32_t stage, int32_t layer,
+                           double *forward_s)
+{
+    double *least_s = &v->least_s[row_of(v, stage)];
+    double own_s = INFINITY;
+    forward_s[layer + 1] = INFINITY;
     for (int32_t mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
-        const struct hlm_block_cost *cost = layer_cost(v, layer, mode);
-        forward_s = fmin(forward_s, cost->forward.seconds);
+        const struct hlm_block_cost *cost = layer_cost(v, stage, layer, mode);
+        forward_s[layer + 1] = fmin(forward_s[layer + 1], forward_s[layer] + cost->forward.seconds);
         if (mode_allowed(v, mode)) {
-            least_s = fmin(least_s, cost->forward.seconds + cost->backward.seconds);
+            own_s = fmin(own_s, cost->forward.seconds + cost->backward.seconds);
         }
     }
-    v->least_s[layer + 1] = v->least_s[layer] + least_s;
-    v->least_forward_s[layer + 1] = v->least_forward_s[layer] + forward_s;
-    v->one_kind = v->one_kind && hlm_plan_layer_kind(v->pricer->model, layer) ==
-                                     hlm_plan_layer_kind(v->pricer->model, 0);
+    least_s[layer + 1] = least_s[layer] + own_s;
+}
+
+/* What stage + 1 stages with `end` layers take, from what those in front of the last take. All
+ * alike: it does not matter which of them has a layer. */
+static void add_front(const struct hlm_verifier *v, int32_t stage, const double *forward_s,
+                      bool alike)
+{
+    const double *before_s = &v->front_s[row_of(v, stage)];
+    const double *before_forward_s = &v->front_forward_s[row_of(v, stage)];
+    double *front_s = &v->front_s[row_of(v, stage + 1)];
+    double *front_forward_s = &v->front_forward_s[row_of(v, stage + 1)];
+    for (int32_t end = 0; end <= v->num_layers; end++) {
+        front_s[end] = alike ? hlm_verifier_least_s(v, stage, 0, end) : (double)INFINITY;
+        front_forward_s[end] = alike ? forward_s[end] : (double)INFINITY;
+        for (int32_t begin = end; !alike && begin >= 0; begin--) {
+            const double own_s = hlm_verifier_least_s(v, stage, begin, end);
+            if (v->num_microbatches * own_s >= v->goal_s) {
+                break;
+            }
+            front_s[end] = fmin(front_s[end], before_s[begin] + own_s);
+            front_forward_s[end] =
+                fmin(front_forward_s[end],
+                     before_forward_s[begin] + (forward_s[end] - forward_s[begin]));
+        }
+    }
+}
+
+static void prepare_layers(struct hlm_verifier *v)
+{
+    const size_t size = row_of(v, v->num_stages + 1);
+    v->least_s = HLM_ARENA_ARRAY(v->arena, double, size);
+    v->front_s = HLM_ARENA_ARRAY(v->arena, double, size);
+    v->front_forward_s = HLM_ARENA_ARRAY(v->arena, double, size);
+    double *forward_s = HLM_ARENA_ARRAY(v->arena, double, v->num_layers + 1);
+    bool alike = true;
+    for (int32_t layer = 0; layer < v->num_layers; layer++) {
+        v->front_s[layer + 1] = v->front_forward_s[layer + 1] = INFINITY;
+    }
+    for (int32_t s = 0; s < v->num_stages; s++) {
+        alike = alike && v->pricers[s] == v->pricers[0];
+        for (int32_t layer = 0; layer < v->num_layers; layer++) {
+            add_layer_sums(v, s, layer, forward_s);
+        }
+        add_front(v, s, forward_s, alike);
+    }
+    v->one_kind = true;
+    for (int32_t layer = 0; layer < v->num_layers; layer++) {
+        v->one_kind =
+            v->one_kind && hlm_plan_layer_kind(v->model, layer) == hlm_plan_layer_kind(v->model, 0);
+    }
 }
 
 void hlm_verifier_prepare(struct hlm_verifier *v)
@@ -44,36 +98,38 @@ void hlm_verifier_prepare(struct hlm_verifier *v)
     v->transfer_s = HLM_ARENA_ARRAY(v->arena, double, p);
     v->transfers_s = HLM_ARENA_ARRAY(v->arena, double, p + 1);
     v->both_sides = HLM_ARENA_ARRAY(v->arena, bool, p);
-    v->least_s = HLM_ARENA_ARRAY(v->arena, double, num);
-    v->least_forward_s = HLM_ARENA_ARRAY(v->arena, double, num);
-    v->sync_s = hlm_stage_sync_s(v->pricer);
+    v->sync_s = hlm_stage_sync_s(v->pricers[0]);
     for (int32_t s = 0; s < v->num_stages; s++) {
         if (s + 1 < v->num_stages) {
-            v->transfer_s[s] = hlm_stage_send_s(v->pricer, s, &v->both_sides[s]);
+            v->transfer_s[s] = hlm_stage_send_s(v->pricers[s], s, &v->both_sides[s]);
         }
         v->transfers_s[s + 1] = v->transfers_s[s] + v->transfer_s[s];
     }
-    v->one_kind = true;
-    for (int32_t layer = 0; layer < v->num_layers; layer++) {
-        add_layer_sums(v, layer);
-    }
+    prepare_layers(v);
     v->shares =
         HLM_ARENA_ARRAY(v->arena, const struct hlm_share *, p *num *(v->one_kind ? 1 : num));
+}
+
+double hlm_verifier_least_s(const struct hlm_verifier *v, int32_t stage, int32_t begin, int32_t end)
+{
+    const double *least_s = &v->least_s[row_of(v, stage)];
+    return least_s[end] - least_s[begin];
 }
 
 /* The least that stages in front of `stage`, with `begin` layers, take for a round trip. */
 double hlm_verifier_front_s(const struct hlm_verifier *v, int32_t stage, int32_t begin)
 {
-    return v->least_s[begin] + (stage > 0 ? block_seconds(v, HLM_BLOCK_EMBEDDING) : 0.0) +
+    return v->front_s[row_of(v, stage) + (size_t)begin] +
+           (stage > 0 ? block_seconds(v, 0, HLM_BLOCK_EMBEDDING) : 0.0) +
            2.0 * v->transfers_s[stage];
 }
 
 double hlm_verifier_front_forward_s(const struct hlm_verifier *v, int32_t stage, int32_t begin)
 {
     const struct hlm_block_cost *embedding =
-        &v->pricer->blocks[HLM_BLOCK_EMBEDDING][HLM_RECOMPUTE_NONE];
-    return v->least_forward_s[begin] + (stage > 0 ? embedding->forward.seconds : 0.0) +
-           v->transfers_s[stage];
+        &v->pricers[0]->blocks[HLM_BLOCK_EMBEDDING][HLM_RECOMPUTE_NONE];
+    return v->front_forward_s[row_of(v, stage) + (size_t)begin] +
+           (stage > 0 ? embedding->forward.seconds : 0.0) + v->transfers_s[stage];
 }
 
 /* The whole work once, and again for each p microbatches (1f1b) or its mean over the stages
@@ -81,10 +137,15 @@ double hlm_verifier_front_forward_s(const struct hlm_verifier *v, int32_t stage,
 double hlm_verifier_closed_form_s(const struct hlm_verifier *v)
 {
     const double p = v->num_stages, rest = v->num_microbatches - 1;
-    const double round_s =
-        hlm_verifier_front_s(v, v->num_stages, v->num_layers) + block_seconds(v, HLM_BLOCK_HEAD);
+    const double round_s = hlm_verifier_front_s(v, v->num_stages, v->num_layers) +
+                           block_seconds(v, v->num_stages - 1, HLM_BLOCK_HEAD);
     const double work_s = round_s - 2.0 * v->transfers_s[v->num_stages];
-    const double fullest_s = ceil(v->num_layers / p) * v->least_s[v->num_layers] / v->num_layers;
+    double fullest_s = INFINITY; /* of the fastest stage */
+    for (int32_t s = 0; s < v->num_stages; s++) {
+        fullest_s =
+            fmin(fullest_s, ceil(v->num_layers / p) * hlm_verifier_least_s(v, s, 0, v->num_layers) /
+                                v->num_layers);
+    }
     const double busy_s = v->one_kind ? v->num_microbatches * fullest_s : 0.0;
     if (v->strategy->schedule == HLM_SCHEDULE_GPIPE) {
         return fmax(busy_s, round_s + rest * work_s / p) + v->sync_s;
@@ -106,7 +167,7 @@ static struct hlm_stage_shape shape_of(const struct hlm_verifier *v, int32_t sta
         const int32_t mode = at < full               ? HLM_RECOMPUTE_FULL
                              : at < full + selective ? HLM_RECOMPUTE_SELECTIVE
                                                      : HLM_RECOMPUTE_NONE;
-        shape.layers[hlm_plan_layer_kind(v->pricer->model, layer)][mode]++;
+        shape.layers[hlm_plan_layer_kind(v->model, layer)][mode]++;
     }
     return shape;
 }
@@ -123,15 +184,18 @@ static int64_t largest_transient(const struct hlm_verifier *v, const struct hlm_
 {
     int64_t largest = 0;
     if (shape->embedding) {
-        largest = v->pricer->blocks[HLM_BLOCK_EMBEDDING][HLM_RECOMPUTE_NONE].transient_bytes;
+        largest = v->pricers[shape->stage]
+                      ->blocks[HLM_BLOCK_EMBEDDING][HLM_RECOMPUTE_NONE]
+                      .transient_bytes;
     }
     if (shape->head) {
-        const int64_t head = v->pricer->blocks[HLM_BLOCK_HEAD][HLM_RECOMPUTE_NONE].transient_bytes;
+        const int64_t head =
+            v->pricers[shape->stage]->blocks[HLM_BLOCK_HEAD][HLM_RECOMPUTE_NONE].transient_bytes;
         largest = head > largest ? head : largest;
     }
     for (int32_t kind = HLM_BLOCK_DENSE; kind <= HLM_BLOCK_MOE; kind++) {
         for (int32_t mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
-            const int64_t mine = v->pricer->blocks[kind][mode].transient_bytes;
+            const int64_t mine = v->pricers[shape->stage]->blocks[kind][mode].transient_bytes;
             largest = shape->layers[kind][mode] > 0 && mine > largest ? mine : largest;
         }
     }
@@ -143,7 +207,8 @@ static int64_t layer_slots(const struct hlm_verifier *v, const struct hlm_stage_
     int64_t bytes = 0;
     for (int32_t kind = HLM_BLOCK_DENSE; kind <= HLM_BLOCK_MOE; kind++) {
         for (int32_t mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
-            bytes += shape->layers[kind][mode] * v->pricer->blocks[kind][mode].slot_bytes;
+            bytes +=
+                shape->layers[kind][mode] * v->pricers[shape->stage]->blocks[kind][mode].slot_bytes;
         }
     }
     return bytes;
@@ -153,8 +218,8 @@ static int64_t excess_bytes(const struct hlm_verifier *v, const struct hlm_stage
                             struct hlm_stage_cost *cost)
 {
     struct hlm_stage_memory memory;
-    hlm_stage_cost(v->pricer, shape, cost);
-    hlm_stage_memory(v->pricer, shape, cost,
+    hlm_stage_cost(v->pricers[shape->stage], shape, cost);
+    hlm_stage_memory(v->pricers[shape->stage], shape, cost,
                      hlm_schedule_in_flight(v->strategy->schedule, v->num_stages,
                                             (int32_t)v->num_microbatches, shape->stage),
                      &memory);
@@ -187,7 +252,8 @@ static double chosen_backward_s(const struct hlm_verifier *v, const struct hlm_s
     double seconds = 0.0;
     for (int32_t kind = HLM_BLOCK_DENSE; kind <= HLM_BLOCK_MOE; kind++) {
         for (int32_t mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
-            seconds += shape->layers[kind][mode] * v->pricer->blocks[kind][mode].backward.seconds;
+            seconds += shape->layers[kind][mode] *
+                       v->pricers[shape->stage]->blocks[kind][mode].backward.seconds;
         }
     }
     return seconds;
@@ -205,7 +271,7 @@ static bool choice_allowed(const struct hlm_verifier *v, int32_t count, int32_t 
 static void move_to_selective(const struct hlm_verifier *v, struct hlm_stage_shape *shape,
                               int32_t layer)
 {
-    const enum hlm_block_kind kind = hlm_plan_layer_kind(v->pricer->model, layer);
+    const enum hlm_block_kind kind = hlm_plan_layer_kind(v->model, layer);
     shape->layers[kind][HLM_RECOMPUTE_NONE]--;
     shape->layers[kind][HLM_RECOMPUTE_SELECTIVE]++;
 }
@@ -219,7 +285,7 @@ static bool hopeless(const struct hlm_verifier *v, const struct room *room, int3
     for (int32_t layer = begin; layer < end; layer++) {
         int64_t least = INT64_MAX;
         for (int32_t mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
-            const int64_t mine = layer_cost(v, layer, mode)->slot_bytes;
+            const int64_t mine = layer_cost(v, stage, layer, mode)->slot_bytes;
             least = mode_allowed(v, mode) && mine < least ? mine : least;
         }
         slots += least;

@@ -16,15 +16,19 @@ struct hlm_share {
 
 struct hlm_verifier {
     struct hlm_arena *arena;
-    const struct hlm_pricer *pricer;
+    const struct hlm_pricer *const *pricers; /* [num_stages] */
+    const struct hlm_model *model;
     const struct hlm_strategy *strategy;
     int32_t recompute;
     double goal_s;
     int32_t num_layers, num_stages;
     double num_microbatches;
     double *transfer_s, *transfers_s; /* of a boundary; sums in front of a stage [num_stages + 1] */
-    double *least_s,
-        *least_forward_s; /* sums of least seconds of the layers in front [num_layers + 1] */
+    double
+        *least_s; /* [num_stages][num_layers + 1]: sums of least seconds of the layers in front */
+    /* [num_stages + 1][num_layers + 1]: the least that so many stages with so many layers take of a
+     * microbatch if none of them alone reaches the goal, and of its forward. */
+    double *front_s, *front_forward_s;
     double sync_s;
     bool *both_sides;
     bool one_kind;
@@ -41,6 +45,10 @@ const struct hlm_share *hlm_share_get(struct hlm_verifier *v, int32_t stage, int
 
 /* Whether any partition fits. */
 bool hlm_share_something_fits(struct hlm_verifier *v);
+
+/* The least seconds of a microbatch in layers [begin, end) on the stage. */
+double hlm_verifier_least_s(const struct hlm_verifier *v, int32_t stage, int32_t begin,
+                            int32_t end);
 
 /* The least that stages in front of `stage`, with `begin` layers in all, take: for a round trip of
  * a microbatch (forwards, backwards, transfers both ways), and on its way down. */

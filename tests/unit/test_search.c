@@ -417,7 +417,7 @@ static void infeasible_names_the_requirement(void **state)
     hlm_arena_free(arena);
 }
 
-static void mixed_clusters_are_refused(void **state)
+static void too_many_groups_are_refused(void **state)
 {
     (void)state;
     struct hlm_arena *arena = hlm_arena_new();
@@ -425,9 +425,14 @@ static void mixed_clusters_are_refused(void **state)
     const struct hlm_plan *plan = NULL;
     struct hlm_err err;
     small_problem_init(arena, &small, 8, 4, 4LL << 30, 16);
-    small.cluster.num_groups = 2;
+    struct hlm_device_group groups[5];
+    for (int32_t i = 0; i < 5; i++) {
+        groups[i] = small.group;
+    }
+    small.cluster.groups = groups;
+    small.cluster.num_groups = 5;
     check_fails(hlm_search(arena, &small.problem, NULL, NULL, &plan, &err), HLM_NO, &err,
-                "2 device groups");
+                "5 device groups");
     hlm_arena_free(arena);
 }
 
@@ -442,7 +447,7 @@ int main(void)
         cmocka_unit_test(freedom_never_hurts),
         cmocka_unit_test(infeasible_names_stage_and_bytes),
         cmocka_unit_test(infeasible_names_the_requirement),
-        cmocka_unit_test(mixed_clusters_are_refused),
+        cmocka_unit_test(too_many_groups_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

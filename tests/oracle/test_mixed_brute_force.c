@@ -1,0 +1,88 @@
+/* Over several device groups: the search finds the best of all plans, each tried one by one. */
+#include "planner/verify.h"
+#include "tests/support/mixed_problem.h"
+#include "tests/support/placement.h"
+
+struct tally {
+    int64_t num_plans;
+    int32_t num_fit, num_mixed, num_idle, num_recomputing;
+};
+
+static int32_t groups_used(const struct hlm_plan *plan)
+{
+    int32_t num = 0;
+    for (int32_t g = 0; g < plan->cluster.num_groups; g++) {
+        bool used = false;
+        for (int32_t s = 0; s < plan->num_stages; s++) {
+            used = used || plan->stages[s].device_group == g;
+        }
+        num += used ? 1 : 0;
+    }
+    return num;
+}
+
+static void add(struct tally *tally, const struct hlm_plan *plan)
+{
+    const int32_t used = groups_used(plan);
+    tally->num_fit++;
+    tally->num_mixed += used > 1 ? 1 : 0;
+    tally->num_idle += used < plan->cluster.num_groups ? 1 : 0;
+    for (int32_t s = 0; s < plan->num_stages; s++) {
+        if (plan->stages[s].recompute.none < plan->stages[s].num_layers) {
+            tally->num_recomputing++;
+            return;
+        }
+    }
+}
+
+static void check_problem(struct hlm_arena *arena, const struct mixed_problem *mixed,
+                          struct tally *tally)
+{
+    const struct mixed_exhaustive all = mixed_try_everything(arena, mixed);
+    const struct hlm_plan *plan = NULL;
+    struct hlm_err err;
+    tally->num_plans += all.num_plans;
+    if (isinf(all.best_s)) {
+        assert_int_equal(hlm_search(arena, &mixed->problem, NULL, NULL, &plan, &err), HLM_NO);
+        return;
+    }
+    check_ok(hlm_search(arena, &mixed->problem, NULL, NULL, &plan, &err), &err);
+    check_close(plan->prediction.step_time_s, all.best_s, 1e-9);
+    check_close(plan->certificate->lower_bound_s, all.best_s, 1e-8);
+    assert_int_equal(plan->certificate->num_columns, all.num_columns);
+    const struct hlm_plan *again = NULL;
+    check_ok(hlm_plan_price(arena, &plan->model, &plan->cluster, &plan->strategy, plan->stages,
+                            plan->num_stages, &again, NULL, &err),
+             &err);
+    check_close(again->prediction.step_time_s, plan->prediction.step_time_s, 1e-15);
+    struct hlm_verify_report report;
+    check_ok(hlm_verify(arena, plan, &report, &err), &err);
+    add(tally, plan);
+}
+
+static void gap_0_is_the_best_of_all_plans(void **state)
+{
+    (void)state;
+    enum { NUM_PROBLEMS = 200 };
+    struct hlm_rng rng = {placement_seed(20), 0};
+    struct tally tally = {0};
+    for (int i = 0; i < NUM_PROBLEMS; i++) {
+        struct hlm_arena *arena = hlm_arena_new();
+        struct mixed_problem mixed;
+        mixed_problem_random(arena, &rng, &mixed);
+        check_problem(arena, &mixed, &tally);
+        hlm_arena_free(arena);
+    }
+    print_message("%lld plans; %d problems with a plan, %d over several groups, %d with an idle "
+                  "one, %d with recompute\n",
+                  (long long)tally.num_plans, tally.num_fit, tally.num_mixed, tally.num_idle,
+                  tally.num_recomputing);
+    assert_true(tally.num_fit >= 50 && tally.num_mixed >= 5 && tally.num_idle >= 5);
+    assert_true(tally.num_recomputing >= 5);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(gap_0_is_the_best_of_all_plans)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,110 @@
+/* The search over several device groups: what it answers; that it is the best is
+ * oracle/test_mixed_brute_force.c. */
+#include "planner/search.h"
+#include "tests/support/mixed_problem.h"
+
+static const struct hlm_plan *search(struct hlm_arena *arena, const struct mixed_problem *mixed)
+{
+    const struct hlm_plan *plan = NULL;
+    struct hlm_err err;
+    check_ok(hlm_search(arena, &mixed->problem, NULL, NULL, &plan, &err), &err);
+    return plan;
+}
+
+static void both_groups_work_where_both_are_needed(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct mixed_problem mixed;
+    const int32_t devices[] = {2, 2};
+    mixed_problem_init(arena, &mixed, 2, devices, 8, 8);
+    for (int32_t g = 0; g < 2; g++) {
+        mixed.groups[g].device.memory_bytes = 450LL << 20;
+    }
+    const struct hlm_plan *plan = search(arena, &mixed);
+    assert_int_equal(hlm_plan_num_groups(plan->stages, plan->num_stages), 2);
+    assert_int_equal(plan->num_ranks, hlm_strategy_world_size(&plan->strategy));
+    for (int32_t s = 0; s < plan->num_stages; s++) {
+        const struct hlm_device_group *group = &mixed.groups[plan->stages[s].device_group];
+        assert_true(plan->prediction.memory[s].limit_bytes == group->device.memory_bytes);
+        assert_true(plan->prediction.memory[s].peak_bytes <= group->device.memory_bytes);
+    }
+    hlm_arena_free(arena);
+}
+
+/* A group whose devices are a hundred times slower is left out, and the last runner-up says what it
+ * would have cost to keep it. */
+static void a_slow_group_is_left_out(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct mixed_problem mixed;
+    const int32_t devices[] = {2, 2};
+    mixed_problem_init(arena, &mixed, 2, devices, 8, 8);
+    mixed.groups[1].device.memory.bytes_per_s /= 100.0;
+    mixed.problem.top_k = 2;
+    mixed.problem.max_gap_frac = 0.01;
+    const struct hlm_plan *plan = search(arena, &mixed);
+    assert_int_equal(hlm_plan_num_groups(plan->stages, plan->num_stages), 1);
+    assert_int_equal(plan->num_ranks, 2);
+    assert_int_equal(plan->num_runners_up, 3);
+    const struct hlm_plan_runner_up *all = &plan->runners_up[2];
+    assert_int_equal(hlm_plan_num_groups(all->stages, all->num_stages), 2);
+    assert_true(all->step_time_s > plan->prediction.step_time_s);
+    const struct hlm_plan *priced = NULL;
+    struct hlm_err err;
+    check_ok(hlm_plan_price(arena, &plan->model, &plan->cluster, &all->strategy, all->stages,
+                            all->num_stages, &priced, NULL, &err),
+             &err);
+    check_close(priced->prediction.step_time_s, all->step_time_s, 1e-12);
+    /* It is the best of those that use all groups. */
+    mixed.problem.all_groups = true;
+    mixed.problem.top_k = 0;
+    check_close(search(arena, &mixed)->prediction.step_time_s, all->step_time_s, 1e-12);
+    hlm_arena_free(arena);
+}
+
+/* The price is that of the groups that work. */
+static void idle_groups_cost_nothing(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct mixed_problem mixed;
+    const int32_t devices[] = {2, 2};
+    mixed_problem_init(arena, &mixed, 2, devices, 8, 8);
+    mixed.groups[0].price_per_device_hour = 3.0;
+    mixed.groups[1].price_per_device_hour = 1e6;
+    mixed.groups[1].device.memory.bytes_per_s /= 100.0;
+    const struct hlm_plan *plan = search(arena, &mixed);
+    check_close(plan->prediction.cost_per_token,
+                2 * 3.0 / 3600.0 * plan->prediction.step_time_s / (8.0 * 512.0), 1e-12);
+    hlm_arena_free(arena);
+}
+
+static void more_nodes_help_where_nothing_fits(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct mixed_problem mixed;
+    const int32_t devices[] = {1, 1};
+    mixed_problem_init(arena, &mixed, 2, devices, 8, 8);
+    for (int32_t g = 0; g < 2; g++) {
+        mixed.groups[g].device.memory_bytes = 300LL << 20;
+    }
+    const struct hlm_plan *plan = NULL;
+    struct hlm_err err;
+    check_fails(hlm_search(arena, &mixed.problem, NULL, NULL, &plan, &err), HLM_NO, &err,
+                "a plan fits on");
+    hlm_arena_free(arena);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(both_groups_work_where_both_are_needed),
+        cmocka_unit_test(a_slow_group_is_left_out),
+        cmocka_unit_test(idle_groups_cost_nothing),
+        cmocka_unit_test(more_nodes_help_where_nothing_fits),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
