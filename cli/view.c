@@ -189,14 +189,55 @@ void hlm_view_summary(FILE *out, struct hlm_arena *arena, const struct hlm_plan 
 
 /* ---- stages ---- */
 
-/* "0-11" or "-" for a stage without layers. */
-static const char *layers_text(struct hlm_arena *arena, const struct hlm_plan_stage *stage)
+/* Stages of one row: alike and next to each other. Tables of few stages have a row each. */
+struct stage_run {
+    int32_t first, num;
+};
+enum { MAX_SINGLE_ROWS = 16 };
+
+static bool is_alike(const struct hlm_plan *plan, int32_t a, int32_t b)
 {
-    if (stage->num_layers == 0) {
+    const struct hlm_plan_stage *x = &plan->stages[a], *y = &plan->stages[b];
+    const struct hlm_stage_memory *m = &plan->prediction.memory[a];
+    const struct hlm_stage_memory *n = &plan->prediction.memory[b];
+    bool alike = x->num_layers == y->num_layers && x->device_group == y->device_group &&
+                 x->tp == y->tp && x->recompute.none == y->recompute.none &&
+                 x->recompute.selective == y->recompute.selective &&
+                 x->recompute.full == y->recompute.full;
+    for (int32_t kind = 0; kind < HLM_NUM_MEMORY_KINDS; kind++) {
+        alike = alike && m->bytes[kind] == n->bytes[kind];
+    }
+    return alike;
+}
+
+static struct stage_run find_run(const struct hlm_plan *plan, int32_t first)
+{
+    struct stage_run run = {first, 1};
+    while (plan->num_stages > MAX_SINGLE_ROWS && first + run.num < plan->num_stages &&
+           is_alike(plan, first, first + run.num)) {
+        run.num++;
+    }
+    return run;
+}
+
+static const char *run_text(struct hlm_arena *arena, struct stage_run run)
+{
+    return run.num == 1 ? hlm_arena_printf(arena, "%d", run.first)
+                        : hlm_arena_printf(arena, "%d-%d", run.first, run.first + run.num - 1);
+}
+
+/* "0-11", "24-47, 12 each", or "-" for stages without layers. */
+static const char *layers_text(struct hlm_arena *arena, const struct hlm_plan *plan,
+                               struct stage_run run)
+{
+    const struct hlm_plan_stage *first = &plan->stages[run.first];
+    const struct hlm_plan_stage *last = &plan->stages[run.first + run.num - 1];
+    if (first->num_layers == 0) {
         return "-";
     }
-    return hlm_arena_printf(arena, "%d-%d", stage->first_layer,
-                            stage->first_layer + stage->num_layers - 1);
+    const char *range = hlm_arena_printf(arena, "%d-%d", first->first_layer,
+                                         last->first_layer + last->num_layers - 1);
+    return run.num == 1 ? range : hlm_arena_printf(arena, "%s, %d each", range, first->num_layers);
 }
 
 static const char *bytes_text(struct hlm_arena *arena, int64_t bytes)
@@ -223,14 +264,15 @@ void hlm_view_stages(FILE *out, struct hlm_arena *arena, const struct hlm_plan *
                                           ">peak",   ">limit",       NULL};
     struct hlm_text_table table;
     hlm_text_table_init(&table, arena, headers);
-    for (int32_t s = 0; s < plan->num_stages; s++) {
+    for (int32_t s = 0; s < plan->num_stages;) {
+        const struct stage_run run = find_run(plan, s);
         const struct hlm_plan_stage *stage = &plan->stages[s];
         const struct hlm_stage_memory *memory = &plan->prediction.memory[s];
         const int64_t states = memory->bytes[HLM_MEMORY_PARAMETERS] +
                                memory->bytes[HLM_MEMORY_GRADIENTS] +
                                memory->bytes[HLM_MEMORY_OPTIMIZER];
-        const char *const cells[] = {hlm_arena_printf(arena, "%d", s),
-                                     layers_text(arena, stage),
+        const char *const cells[] = {run_text(arena, run),
+                                     layers_text(arena, plan, run),
                                      recompute_text(arena, stage->recompute),
                                      device_text(arena, plan, stage),
                                      bytes_text(arena, states),
@@ -240,6 +282,7 @@ void hlm_view_stages(FILE *out, struct hlm_arena *arena, const struct hlm_plan *
                                      bytes_text(arena, memory->peak_bytes),
                                      bytes_text(arena, memory->limit_bytes)};
         hlm_text_table_add(&table, cells);
+        s += run.num;
     }
     fprintf(out, "stages\n");
     hlm_text_table_print(&table, out, 2);
