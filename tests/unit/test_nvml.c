@@ -11,7 +11,7 @@ struct nvml_device {
 };
 
 struct fake {
-    void *library;
+    void *handle;
     void (*set)(const struct nvml_device *state);
     int (*num_open)(void);
 };
@@ -21,12 +21,12 @@ static const struct nvml_device busy = {1980, 2619, 690500, 66, 0x4 | 0x20 | 0x2
 static int setup(void **state)
 {
     static struct fake fake; /* of this program, for all its tests */
-    fake.library = dlopen(HLM_FAKE_NVML, RTLD_NOW | RTLD_LOCAL);
-    if (fake.library == NULL) {
+    fake.handle = dlopen(HLM_FAKE_NVML, RTLD_NOW | RTLD_LOCAL);
+    if (fake.handle == NULL) {
         return -1;
     }
-    void *set = dlsym(fake.library, "fake_nvml_set");
-    void *num_open = dlsym(fake.library, "fake_nvml_num_open");
+    void *set = dlsym(fake.handle, "fake_nvml_set");
+    void *num_open = dlsym(fake.handle, "fake_nvml_num_open");
     memcpy(&fake.set, &set, sizeof set);
     memcpy(&fake.num_open, &num_open, sizeof num_open);
     fake.set(&busy);
@@ -36,7 +36,7 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-    return dlclose(((struct fake *)*state)->library);
+    return dlclose(((struct fake *)*state)->handle);
 }
 
 static void reads_a_device(void **state)
