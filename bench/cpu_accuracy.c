@@ -14,7 +14,7 @@
 #include <string.h>
 
 #include "costmodel/kernel.h"
-#include "exec/profiler_stack.h"
+#include "exec/profiler/profiler_stack.h"
 #include "profiles/cluster.h"
 
 enum { NUM_STEPS = 7, MAX_KEYS = 64 };

@@ -7,7 +7,7 @@
 #include "base/fmt.h"
 #include "cli/cli.h"
 #include "cli/ranks.h"
-#include "exec/launch_env.h"
+#include "exec/launch/launch_env.h"
 #include "profiles/cluster.h"
 
 struct profile_options {

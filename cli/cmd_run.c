@@ -12,7 +12,7 @@
 #include "cli/ranks.h"
 #include "cli/view.h"
 #include "costmodel/lowering.h"
-#include "exec/comm_emulate.h"
+#include "exec/comm/comm_emulate.h"
 #include "planner/measurement.h"
 
 static const char *const emulate_delay_texts[] = {

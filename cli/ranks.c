@@ -11,8 +11,8 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
-#include "exec/launch.h"
-#include "exec/launch_env.h"
+#include "exec/launch/launch.h"
+#include "exec/launch/launch_env.h"
 
 extern char **environ;
 

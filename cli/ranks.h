@@ -8,7 +8,7 @@
 #include "base/arena.h"
 #include "base/err.h"
 #include "exec/backend_choice.h"
-#include "exec/launch_transport.h"
+#include "exec/launch/launch_transport.h"
 
 /* Of enum hlm_backend_choice; this program does not link the library that holds exec's own copy of
  * them. */
@@ -28,7 +28,7 @@ struct hlm_ranks_choice {
 };
 /* Inside a launcher (mpirun, srun, torchrun) the wishes stay as they are: the ranks choose
  * together. Else backend auto becomes cpu where this machine has no GPU to compute on, and
- * transport auto what exec/launch_transport.h says; both tell stderr in one line what is not
+ * transport auto what exec/launch/launch_transport.h says; both tell stderr in one line what is not
  * obvious. HLM_ENV: something wished is not there, or the environment of a launcher is broken;
  * HLM_USAGE: wishes that contradict each other or the launcher. */
 HLM_MUST_CHECK enum hlm_status

@@ -29,7 +29,7 @@
 
 #include "base/err.h"
 #include "costmodel/op.h"
-#include "exec/wire.h"
+#include "exec/comm/wire.h"
 
 enum { HLM_BACKEND_VERSION = 2 };
 
@@ -113,7 +113,8 @@ struct hlm_backend_ops {
      * the addresses may differ. Rules:
      * - the same calls ran on this queue before, outside of a capture (the first use of a shape may
      *   choose algorithms and make room, which a capture can't): HLM_FAILED where they did not;
-     * - inside only launch, launch_list, copy and combine, on this queue: no upload, download, sync, event;
+     * - inside only launch, launch_list, copy and combine, on this queue: no upload, download,
+     * sync, event;
      * - nothing runs while it is captured: end, then graph_launch for the first time;
      * - of the scalars, graph_launch's loss_scale, learning_rate, grad_scale and step count; the
      *   others are those of the capture;
@@ -123,21 +124,23 @@ struct hlm_backend_ops {
      * captures it the second, and replays it from then on; uploads of tokens, messages, collectives
      * over host memory and the events that time a pass stay outside. */
     enum hlm_status (*capture_begin)(struct hlm_queue *queue, struct hlm_err *err);
-    /* Ends the capture in any case; *out only on success. An error of a call inside is told again. */
+    /* Ends the capture in any case; *out only on success. An error of a call inside is told again.
+     */
     enum hlm_status (*capture_end)(struct hlm_queue *queue, struct hlm_graph **out,
                                    struct hlm_err *err);
     enum hlm_status (*graph_launch)(struct hlm_graph *graph, const struct hlm_op_scalars *scalars,
                                     struct hlm_err *err);
     void (*graph_free)(struct hlm_graph *graph); /* NULL accepted */
 
-    /* --- what several ranks on queues need (exec/exchange.h, exec/comm_queue.h); required --- */
+    /* --- what several ranks on queues need (exec/comm/exchange.h, exec/comm/comm_queue.h);
+     * required --- */
 
     /* Whether what the event's last record stands behind has run (an event that was never recorded:
      * yes). Never blocks. HLM_FAILED: an error of the queue that a sync would tell too. */
     enum hlm_status (*event_done)(struct hlm_event *event, bool *out, struct hlm_err *err);
     /* out[i] = a[i] + b[i], or the larger one, for `count` elements of memory of this backend, as
-     * hlm_wire_reduce (exec/wire.h) does it (bit for bit, but for which NaN and for numbers below
-     * the normal range); out may be a or b. */
+     * hlm_wire_reduce (exec/comm/wire.h) does it (bit for bit, but for which NaN and for numbers
+     * below the normal range); out may be a or b. */
     enum hlm_status (*combine)(struct hlm_queue *queue, void *out, const void *a, const void *b,
                                int64_t count, enum hlm_wire type, enum hlm_reduce op,
                                struct hlm_err *err);

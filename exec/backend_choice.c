@@ -3,7 +3,7 @@
 #include <cblas.h>
 
 #include "exec/cuda_loader.h"
-#include "exec/profiler_choices.h"
+#include "exec/profiler/profiler_choices.h"
 
 const char *const hlm_backend_choice_texts[] = {
 #define X(name, text) text,

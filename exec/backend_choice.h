@@ -30,9 +30,9 @@ HLM_MUST_CHECK enum hlm_status
 hlm_backend_choose(struct hlm_arena *arena, enum hlm_backend_choice choice, int32_t local_rank,
                    struct hlm_chosen_backend *out, struct hlm_err *err);
 
-/* Hands the algorithms that a profile has kept (exec/profiler_choices.h) to the backend, so that it
- * does not time them again; the CPU has none. *why_not: NULL, or why they are of no use here; the
- * backend then times as ever. HLM_INPUT: not such a file. */
+/* Hands the algorithms that a profile has kept (exec/profiler/profiler_choices.h) to the backend,
+ * so that it does not time them again; the CPU has none. *why_not: NULL, or why they are of no use
+ * here; the backend then times as ever. HLM_INPUT: not such a file. */
 HLM_MUST_CHECK enum hlm_status hlm_backend_use_products(struct hlm_arena *arena,
                                                         const struct hlm_chosen_backend *chosen,
                                                         const char *path, const char **why_not,

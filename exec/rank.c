@@ -3,8 +3,8 @@
 #include <time.h>
 
 #include "base/fmt.h"
-#include "exec/comm_emulate.h"
-#include "exec/exchange.h"
+#include "exec/comm/comm_emulate.h"
+#include "exec/comm/exchange.h"
 
 /* What run_steps works with, released by its caller. */
 struct rank {

@@ -4,10 +4,10 @@
 
 #include "base/arena.h"
 #include "exec/backend.h"
-#include "exec/comm.h"
-#include "exec/heartbeat.h"
-#include "exec/record.h"
-#include "exec/runner.h"
+#include "exec/comm/comm.h"
+#include "exec/launch/heartbeat.h"
+#include "exec/runner/record.h"
+#include "exec/runner/runner.h"
 #include "planner/measurement.h"
 #include "planner/plan.h"
 

@@ -7,13 +7,13 @@
 #include "base/file.h"
 #include "base/opt.h"
 #include "exec/backend_choice.h"
-#include "exec/bootstrap_join.h"
-#include "exec/comm_emulate.h"
-#include "exec/comm_queue.h"
+#include "exec/bootstrap/bootstrap_join.h"
+#include "exec/comm/comm_emulate.h"
+#include "exec/comm/comm_queue.h"
 #include "exec/cuda_loader.h"
 #include "exec/machine.h"
-#include "exec/profiler.h"
-#include "exec/profiler_link_queue.h"
+#include "exec/profiler/profiler.h"
+#include "exec/profiler/profiler_link_queue.h"
 #include "exec/rank.h"
 
 static const char *const emulate_delay_texts[] = {
@@ -170,7 +170,7 @@ struct job {
     const struct hlm_plan *plan; /* NULL: profile */
     const struct hlm_strategy *strategy;
     enum hlm_transport transport;
-    bool over_queue;     /* threads on GPUs: their transport is exec/comm_queue.h */
+    bool over_queue;     /* threads on GPUs: their transport is exec/comm/comm_queue.h */
     const char *warning; /* for the user, NULL: none */
     bool pin;
 };

@@ -11,7 +11,7 @@
  * did: a step's duration is then the longest path through measured CPU times of actions and
  * modelled messages, not the wall clock.
  *
- * A run of one rank alone (exec/comm_emulate.h) is a measurement of that rank: its actions, its
+ * A run of one rank alone (exec/comm/comm_emulate.h) is a measurement of that rank: its actions, its
  * memory, its step. Peers, their data and all communication were the plan's prediction; losses and
  * norms are those of the rank's own share (0 where it has none).
  */

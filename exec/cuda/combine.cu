@@ -1,7 +1,8 @@
-/* Sums and maxima of two buffers, for transports on queues (exec/comm_queue.h); not an operator. */
+/* Sums and maxima of two buffers, for transports on queues (exec/comm/comm_queue.h); not an
+ * operator. */
 #include "exec/cuda/device.cuh"
 
-/* As hlm_wire_reduce (exec/wire.h): bf16 in fp32 and rounded, bytes modulo 256. */
+/* As hlm_wire_reduce (exec/comm/wire.h): bf16 in fp32 and rounded, bytes modulo 256. */
 template <class T> struct arithmetic {
     __device__ static T sum(T a, T b)
     {

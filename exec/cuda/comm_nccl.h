@@ -1,7 +1,7 @@
-/* comm_nccl: the transport of exec/comm.h over NCCL, for ranks that have a GPU of their own.
+/* comm_nccl: the transport of exec/comm/comm.h over NCCL, for ranks that have a GPU of their own.
  *
- * stream_ordered, as exec/comm.h says: every operation, a message too, runs on the queue in use
- * when it is called, and wait puts the queue that is in use then behind the message.
+ * stream_ordered, as exec/comm/comm.h says: every operation, a message too, runs on the queue in
+ * use when it is called, and wait puts the queue that is in use then behind the message.
  *
  * Communicators: one over the world, and from it in one order on all ranks tp, dp, four for
  * messages (forward and backward, from even and odd stages, so that none waits for another), pp,

@@ -13,9 +13,9 @@
 #include "base/arena.h"
 #include "base/err.h"
 #include "exec/backend.h"
-#include "exec/comm.h"
+#include "exec/comm/comm.h"
 
-/* Grows with every change of this header, of exec/backend.h, exec/comm.h or struct hlm_op. */
+/* Grows with every change of this header, of exec/backend.h, exec/comm/comm.h or struct hlm_op. */
 enum { HLM_CUDA_ABI_VERSION = 2 };
 
 enum { HLM_CUDA_COMM_ID_BYTES = 128 };
@@ -30,7 +30,7 @@ struct hlm_cuda_device {
     char name[256];
     int64_t memory_bytes, free_bytes;
     int32_t num_sms, major, minor; /* streaming multiprocessors; compute capability */
-    char pci_bus_id[32];           /* "00000000:1B:00.0", by which exec/nvml.h finds it */
+    char pci_bus_id[32];           /* "00000000:1B:00.0", by which exec/profiler/nvml.h finds it */
 };
 
 /* When a matrix product does what follows it too (launch_list). BY_TIME: where that was faster than

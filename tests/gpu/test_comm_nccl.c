@@ -5,8 +5,8 @@
 
 #include <nccl.h>
 
+#include "exec/comm/exchange.h"
 #include "exec/cuda/comm_nccl.h"
-#include "exec/exchange.h"
 #include "tests/gpu/device.h"
 #include "tests/support/check.h"
 #include "tests/support/comm_body.h"

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 #include "base/rng.h"
-#include "exec/comm_queue.h"
+#include "exec/comm/comm_queue.h"
 #include "tests/gpu/device.h"
 #include "tests/support/check.h"
 #include "tests/support/comm_body.h"

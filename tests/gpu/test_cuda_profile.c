@@ -6,11 +6,11 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "exec/comm_queue.h"
+#include "exec/comm/comm_queue.h"
 #include "exec/cuda_loader.h"
-#include "exec/profiler.h"
-#include "exec/profiler_choices.h"
-#include "exec/profiler_link_queue.h"
+#include "exec/profiler/profiler.h"
+#include "exec/profiler/profiler_choices.h"
+#include "exec/profiler/profiler_link_queue.h"
 #include "profiles/cluster.h"
 #include "tests/gpu/device.h"
 

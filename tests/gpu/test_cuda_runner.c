@@ -1,11 +1,11 @@
-/* The runner on the device, its ranks as threads that share it (exec/comm_queue.h): passes as
+/* The runner on the device, its ranks as threads that share it (exec/comm/comm_queue.h): passes as
  * graphs give the bits of passes as launches, and products that do what follows them the same
  * losses. */
-#include "exec/runner.h"
+#include "exec/runner/runner.h"
 
 #include <stdatomic.h>
 
-#include "exec/comm_queue.h"
+#include "exec/comm/comm_queue.h"
 #include "tests/gpu/device.h"
 #include "tests/support/check.h"
 #include "tests/support/golden.h"

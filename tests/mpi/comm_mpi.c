@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "exec/comm.h"
+#include "exec/comm/comm.h"
 #include "tests/support/comm_body.h"
 
 static int run_body(struct hlm_comm *comm, const struct hlm_strategy *strategy)

@@ -4,7 +4,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
-#include "exec/launch.h"
+#include "exec/launch/launch.h"
 #include "planner/measurement.h"
 #include "tests/support/check.h"
 #include "tests/support/golden.h"

@@ -1,6 +1,6 @@
 /* Ranks that share sequences (cp, gathered keys and values) have the losses of one rank beside
  * every other degree, and hold the bytes that were predicted. */
-#include "exec/state.h"
+#include "exec/runner/state.h"
 #include "tests/support/check.h"
 #include "tests/support/sweep.h"
 

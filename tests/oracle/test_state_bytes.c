@@ -1,6 +1,6 @@
 /* What a rank allocates is what the cost model says of its stages, to the byte: their static bytes
  * and slots, and the largest workspace; and that is what a plan promises. */
-#include "exec/state.h"
+#include "exec/runner/state.h"
 #include "tests/support/check.h"
 #include "tests/support/golden.h"
 

@@ -25,7 +25,7 @@ struct transfer {
     int32_t index;
 };
 
-/* A slot of a stage, as exec/runner_slots.c has them. */
+/* A slot of a stage, as exec/runner/runner_slots.c has them. */
 struct slot {
     int32_t microbatch;
     bool taken;

@@ -3,7 +3,7 @@
 #ifndef HLM_TESTS_SUPPORT_COMM_BODY_H
 #define HLM_TESTS_SUPPORT_COMM_BODY_H
 
-#include "exec/comm.h"
+#include "exec/comm/comm.h"
 
 enum { COMM_BODY_MAX_BYTES = 16 << 20 };
 

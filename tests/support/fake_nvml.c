@@ -1,5 +1,5 @@
-/* A management library with one device, whose readings a test sets: what exec/nvml.h opens in place
- * of the driver's. The older name of the reasons is missing, as in later drivers. */
+/* A management library with one device, whose readings a test sets: what exec/profiler/nvml.h opens
+ * in place of the driver's. The older name of the reasons is missing, as in later drivers. */
 #include <stdio.h>
 #include <string.h>
 

@@ -15,9 +15,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "exec/heartbeat.h"
-#include "exec/launch_env.h"
-#include "exec/launch_meeting.h"
+#include "exec/launch/heartbeat.h"
+#include "exec/launch/launch_env.h"
+#include "exec/launch/launch_meeting.h"
 
 struct rank {
     pthread_t thread;

@@ -3,7 +3,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-#include "exec/comm_internal.h"
+#include "exec/comm/comm_internal.h"
 #include "tests/support/late_backend.h"
 
 struct transport {

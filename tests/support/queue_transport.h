@@ -5,7 +5,7 @@
 #define HLM_TESTS_SUPPORT_QUEUE_TRANSPORT_H
 
 #include "exec/backend.h"
-#include "exec/comm.h"
+#include "exec/comm/comm.h"
 
 /* backend: a late one, which outlives the transport. */
 HLM_MUST_CHECK enum hlm_status queue_transport_new(const struct hlm_strategy *strategy,

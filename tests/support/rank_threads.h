@@ -2,7 +2,7 @@
 #ifndef HLM_TESTS_SUPPORT_RANK_THREADS_H
 #define HLM_TESTS_SUPPORT_RANK_THREADS_H
 
-#include "exec/comm.h"
+#include "exec/comm/comm.h"
 #include "planner/plan.h"
 
 /* What one rank does. Where it fails, the transport is aborted, so that its peers fail too. */

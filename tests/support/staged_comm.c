@@ -2,7 +2,7 @@
 
 #include <stdlib.h>
 
-#include "exec/comm_internal.h"
+#include "exec/comm/comm_internal.h"
 
 struct staged {
     struct hlm_comm base;

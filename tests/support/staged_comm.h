@@ -5,7 +5,7 @@
 #define HLM_TESTS_SUPPORT_STAGED_COMM_H
 
 #include "exec/backend.h"
-#include "exec/comm.h"
+#include "exec/comm/comm.h"
 
 /* By the thread that uses it; config: that of `inner`, which stays the caller's and outlives it. */
 HLM_MUST_CHECK enum hlm_status staged_comm_new(const struct hlm_comm_config *config,

@@ -2,7 +2,7 @@
 
 #include <pthread.h>
 
-#include "exec/comm_queue.h"
+#include "exec/comm/comm_queue.h"
 #include "tests/support/check.h"
 #include "tests/support/late_backend.h"
 

@@ -3,7 +3,7 @@
 #define HLM_TESTS_SUPPORT_TRAIN_H
 
 #include "exec/backend.h"
-#include "exec/runner.h"
+#include "exec/runner/runner.h"
 #include "tests/support/golden.h"
 
 enum { TRAIN_MAX_STEPS = 8 };
@@ -19,9 +19,9 @@ struct train_result {
 typedef enum hlm_status train_backend_fn(struct hlm_backend **out, struct hlm_err *err);
 
 /* Trains for num_steps steps on backends made by new_backend, the ranks as threads; NULL: on late
- * backends that share a device, over a stream-ordered transport (exec/comm_queue.h). Any failure
- * fails the test with its message. golden may be NULL; needs host_memory and fp32 to assemble
- * gradients. */
+ * backends that share a device, over a stream-ordered transport (exec/comm/comm_queue.h). Any
+ * failure fails the test with its message. golden may be NULL; needs host_memory and fp32 to
+ * assemble gradients. */
 struct train_result train_run(struct hlm_arena *arena, const struct hlm_plan *plan, uint64_t seed,
                               int32_t num_steps, train_backend_fn *new_backend,
                               const struct golden *golden);

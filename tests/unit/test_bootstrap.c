@@ -8,10 +8,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "exec/bootstrap.h"
-#include "exec/bootstrap_frame.h"
-#include "exec/bootstrap_internal.h"
-#include "exec/launch_meeting.h"
+#include "exec/bootstrap/bootstrap.h"
+#include "exec/bootstrap/bootstrap_frame.h"
+#include "exec/bootstrap/bootstrap_internal.h"
+#include "exec/launch/launch_meeting.h"
 #include "tests/support/check.h"
 #include "tests/support/comm_body.h"
 

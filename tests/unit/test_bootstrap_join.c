@@ -1,4 +1,4 @@
-#include "exec/bootstrap_join.h"
+#include "exec/bootstrap/bootstrap_join.h"
 #include "tests/support/check.h"
 
 /* What all ranks have found out together. */

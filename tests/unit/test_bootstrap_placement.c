@@ -1,7 +1,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "exec/bootstrap_placement.h"
+#include "exec/bootstrap/bootstrap_placement.h"
 #include "tests/support/check.h"
 
 enum { MAX_RANKS = 16 };

@@ -1,10 +1,10 @@
-#include "exec/comm_emulate.h"
+#include "exec/comm/comm_emulate.h"
 
 #include <time.h>
 
 #include "base/rng.h"
 #include "exec/bf16.h"
-#include "exec/runner.h"
+#include "exec/runner/runner.h"
 #include "planner/plan_rank.h"
 #include "tests/support/check.h"
 #include "tests/support/golden.h"

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "exec/comm_queue.h"
+#include "exec/comm/comm_queue.h"
 #include "tests/support/check.h"
 #include "tests/support/comm_body.h"
 #include "tests/support/late_backend.h"

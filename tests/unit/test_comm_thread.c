@@ -3,8 +3,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "exec/comm.h"
-#include "exec/comm_internal.h"
+#include "exec/comm/comm.h"
+#include "exec/comm/comm_internal.h"
 #include "tests/support/check.h"
 #include "tests/support/comm_body.h"
 

@@ -1,12 +1,12 @@
 /* The exchange: one small program of messages and collectives over three pairs of transport and
  * backend gives the results that arithmetic says, and waits in vain end with the right words. */
-#include "exec/exchange.h"
+#include "exec/comm/exchange.h"
 
 #include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "exec/comm_queue.h"
+#include "exec/comm/comm_queue.h"
 #include "tests/support/check.h"
 #include "tests/support/comm_body.h"
 #include "tests/support/late_backend.h"

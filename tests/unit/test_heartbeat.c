@@ -5,10 +5,10 @@
 #include <unistd.h>
 
 #include "base/arena.h"
-#include "exec/control.h"
-#include "exec/heartbeat.h"
-#include "exec/launch_control.h"
-#include "exec/launch_peer.h"
+#include "exec/launch/control.h"
+#include "exec/launch/heartbeat.h"
+#include "exec/launch/launch_control.h"
+#include "exec/launch/launch_peer.h"
 #include "tests/support/check.h"
 
 static void clear_environment(void)

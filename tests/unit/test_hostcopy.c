@@ -1,4 +1,4 @@
-#include "exec/hostcopy.h"
+#include "exec/comm/hostcopy.h"
 
 #include "tests/support/check.h"
 #include "tests/support/late_backend.h"

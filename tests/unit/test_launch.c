@@ -13,8 +13,8 @@
 #include <unistd.h>
 
 #include "base/arena.h"
-#include "exec/launch.h"
-#include "exec/launch_control.h"
+#include "exec/launch/launch.h"
+#include "exec/launch/launch_control.h"
 #include "tests/support/check.h"
 
 /* Whatever a run leaves would be found by these: every process of it has the mark in its

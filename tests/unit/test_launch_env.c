@@ -1,8 +1,8 @@
 #include <stdlib.h>
 
-#include "exec/control.h"
-#include "exec/launch_env.h"
-#include "exec/launch_meeting.h"
+#include "exec/launch/control.h"
+#include "exec/launch/launch_env.h"
+#include "exec/launch/launch_meeting.h"
 #include "tests/support/check.h"
 
 static const char *const variables[] = {HLM_CONTROL_VARIABLE,

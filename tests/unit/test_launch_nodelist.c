@@ -1,6 +1,6 @@
 #include <string.h>
 
-#include "exec/launch_nodelist.h"
+#include "exec/launch/launch_nodelist.h"
 #include "tests/support/check.h"
 
 /* The names of the list, joined by spaces. */

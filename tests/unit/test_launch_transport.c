@@ -1,4 +1,4 @@
-#include "exec/launch_transport.h"
+#include "exec/launch/launch_transport.h"
 #include "tests/support/check.h"
 
 static void test_choice(void **state)

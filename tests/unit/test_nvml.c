@@ -2,7 +2,7 @@
 
 #include <dlfcn.h>
 
-#include "exec/nvml.h"
+#include "exec/profiler/nvml.h"
 
 /* tests/support/fake_nvml.c */
 struct nvml_device {

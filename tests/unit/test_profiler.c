@@ -5,11 +5,11 @@
 #include <unistd.h>
 
 #include "costmodel/collective.h"
-#include "exec/profiler.h"
-#include "exec/profiler_link.h"
-#include "exec/profiler_machine.h"
-#include "exec/profiler_slab.h"
-#include "exec/profiler_stack.h"
+#include "exec/profiler/profiler.h"
+#include "exec/profiler/profiler_link.h"
+#include "exec/profiler/profiler_machine.h"
+#include "exec/profiler/profiler_slab.h"
+#include "exec/profiler/profiler_stack.h"
 
 struct fixture {
     struct hlm_arena *arena;

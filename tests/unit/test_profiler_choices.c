@@ -4,7 +4,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
-#include "exec/profiler_choices.h"
+#include "exec/profiler/profiler_choices.h"
 
 static struct hlm_cuda_choices some_choices(struct hlm_cuda_choice *list)
 {

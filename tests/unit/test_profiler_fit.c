@@ -1,8 +1,8 @@
 #include "tests/support/check.h"
 
 #include "costmodel/kernel.h"
-#include "exec/profiler_device.h"
-#include "exec/profiler_fit.h"
+#include "exec/profiler/profiler_device.h"
+#include "exec/profiler/profiler_fit.h"
 
 static int setup(void **state)
 {

@@ -5,9 +5,9 @@
 
 #include "base/rng.h"
 #include "costmodel/kernel.h"
-#include "exec/profiler_cases.h"
-#include "exec/profiler_fit_shape.h"
-#include "exec/profiler_gpu.h"
+#include "exec/profiler/profiler_cases.h"
+#include "exec/profiler/profiler_fit_shape.h"
+#include "exec/profiler/profiler_gpu.h"
 
 /* --- a device that computes nothing: times come from a known one, on clocks of its own --- */
 

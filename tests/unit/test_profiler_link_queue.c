@@ -4,8 +4,8 @@
 #include <stdlib.h>
 
 #include "costmodel/collective.h"
-#include "exec/comm_queue.h"
-#include "exec/profiler_link_queue.h"
+#include "exec/comm/comm_queue.h"
+#include "exec/profiler/profiler_link_queue.h"
 
 enum { MAX_RANKS = 4 };
 

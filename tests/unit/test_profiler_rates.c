@@ -1,7 +1,7 @@
 #include "tests/support/check.h"
 
-#include "exec/profiler_cases.h"
-#include "exec/profiler_rates.h"
+#include "exec/profiler/profiler_cases.h"
+#include "exec/profiler/profiler_rates.h"
 
 static struct hlm_profiler_case copy_of(int64_t bytes)
 {

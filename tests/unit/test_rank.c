@@ -1,7 +1,7 @@
 #include "exec/rank.h"
 
-#include "exec/comm_emulate.h"
-#include "exec/comm_queue.h"
+#include "exec/comm/comm_emulate.h"
+#include "exec/comm/comm_queue.h"
 
 #include "tests/support/check.h"
 #include "tests/support/golden.h"

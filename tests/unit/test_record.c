@@ -1,4 +1,4 @@
-#include "exec/record.h"
+#include "exec/runner/record.h"
 
 #include "tests/support/check.h"
 #include "tests/support/golden.h"

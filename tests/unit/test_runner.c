@@ -1,4 +1,4 @@
-#include "exec/runner.h"
+#include "exec/runner/runner.h"
 
 #include "tests/support/check.h"
 #include "tests/support/golden.h"

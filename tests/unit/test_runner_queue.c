@@ -1,11 +1,11 @@
 /* The runner on backends that run late, over stream-ordered transports: what it leaves to the
  * device, what it measures there, and that lists and graphs change nothing. */
-#include "exec/runner.h"
+#include "exec/runner/runner.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
 
-#include "exec/comm_queue.h"
+#include "exec/comm/comm_queue.h"
 #include "tests/support/check.h"
 #include "tests/support/golden.h"
 #include "tests/support/late_backend.h"

@@ -1,4 +1,4 @@
-#include "exec/state.h"
+#include "exec/runner/state.h"
 
 #include "base/rng.h"
 #include "exec/bf16.h"
