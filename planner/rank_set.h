@@ -3,8 +3,8 @@
  * gpipe and 1f1b have bounds of their own (bound.h). All others are bounded by the path rows of
  * schedule/simulate_paths.h: a step is at least
  *
- *     sum_{stage, kind of action} a_k[stage][kind] * seconds + transfers + reductions + sync + max
- * O
+ *     sum_{stage, kind of action} a_k[stage][kind] * seconds + transfers + reductions + sync
+ *         + max O
  *
  * for each row k, whatever the partition. A rank may own several stages, whose memory is one; their
  * numbers of layers differ by one at most (as frameworks have it; layers that are heaped on one
