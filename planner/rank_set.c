@@ -286,6 +286,8 @@ static void make_room(struct hlm_rank_set *set, int32_t room)
     set->placed =
         set->is_placed ? grow(set->arena, set->placed, num_pairs * each, pairs * each) : NULL;
     set->bases = grow(set->arena, set->bases, num_pairs, pairs);
+    set->means = HLM_ARENA_ARRAY(set->arena, const struct hlm_rank_means *,
+                                 (size_t)room *HLM_NUM_LAYER_KINDS);
     set->room = room;
 }
 

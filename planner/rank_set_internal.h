@@ -34,6 +34,18 @@ struct hlm_rank_placed {
     double reduce_s;
 };
 
+/* What a layer of a kind adds to a row on one rank and all (rank_caps.c, make_means). */
+struct hlm_rank_mean {
+    int32_t rank;
+    double layer_s, less_s;
+};
+struct hlm_rank_means {
+    struct hlm_rank_mean *ranks; /* [num_ranks], least layer_s first */
+    double less_s;               /* their sum */
+    double most_s, next_s;       /* the most and the next that a minor layer takes off */
+    int32_t most_rank;
+};
+
 struct hlm_rank_set {
     struct hlm_arena *arena;
     const struct hlm_rank_problem *problem;
@@ -47,6 +59,7 @@ struct hlm_rank_set {
     double *placed; /* the same in the order of the stages; NULL unless is_placed */
     bool is_placed, is_led_by_minors;
     double *bases; /* [num_rows][num_ranks]: what the rank's stages have without layers, seconds */
+    const struct hlm_rank_means **means; /* [num_rows][HLM_NUM_LAYER_KINDS]; NULL: not yet */
     double least_s[HLM_NUM_LAYER_KINDS][HLM_SIM_NUM_KINDS]; /* of a layer on any rank */
     struct hlm_rank_partition partition; /* to place a load in; ends NULL: not yet */
     struct hlm_rank_take *takes;
