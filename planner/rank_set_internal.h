@@ -54,9 +54,9 @@ struct hlm_rank_set {
     struct hlm_rank_info *ranks;
     int32_t num_rows, room; /* rows that were read, and those there is room for */
     double *constants;      /* [num_rows] */
-    /* [num_rows][num_ranks][HLM_SIM_NUM_KINDS][num_chunks]: of the stages of the rank, ascending */
-    double *factors;
-    double *placed; /* the same in the order of the stages; NULL unless is_placed */
+    struct hlm_rank_factors factors;
+    double *own_sorted,
+        *own_placed; /* [room], as the factors: NULL while these are the problem's */
     bool is_placed, is_led_by_minors;
     double *bases; /* [num_rows][num_ranks]: what the rank's stages have without layers, seconds */
     const struct hlm_rank_means **means; /* [num_rows][HLM_NUM_LAYER_KINDS]; NULL: not yet */
@@ -80,8 +80,12 @@ double hlm_rank_spread_sum(const double *weights, int32_t num_chunks, int32_t nu
                            int32_t num, bool largest);
 
 /* [num_chunks]: how often a row has an action of the rank's stages, ascending. */
-double *hlm_rank_factors_at(const struct hlm_rank_set *set, int32_t row, int32_t rank,
-                            int32_t action);
+const double *hlm_rank_factors_at(const struct hlm_rank_set *set, int32_t row, int32_t rank,
+                                  int32_t action);
+
+/* The same by stage. */
+const double *hlm_rank_placed_factors_at(const struct hlm_rank_set *set, int32_t row, int32_t rank,
+                                         int32_t action);
 
 /* What the load takes at the least (rank_load.c). */
 const struct hlm_rank_load *hlm_rank_load_make(struct hlm_rank_set *set, int32_t rank,
