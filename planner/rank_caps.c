@@ -48,12 +48,13 @@ static struct hlm_rank_means *make_means(const struct hlm_rank_set *set, int32_t
     const int32_t num_ranks = set->problem->order->num_ranks;
     struct hlm_rank_means *means = HLM_ARENA_NEW(set->arena, struct hlm_rank_means);
     means->ranks = HLM_ARENA_ARRAY(set->arena, struct hlm_rank_mean, num_ranks);
+    means->own_less_s = HLM_ARENA_ARRAY(set->arena, double, num_ranks);
     means->most_rank = -1;
     for (int32_t r = 0; r < num_ranks; r++) {
         struct hlm_rank_mean mean = {.rank = r};
         double by_minor = 0.0;
-        mean.layer_s = mean_layer_s(set, row, r, kind, &mean.less_s, &by_minor);
-        means->less_s += mean.less_s;
+        mean.layer_s = mean_layer_s(set, row, r, kind, &means->own_less_s[r], &by_minor);
+        means->less_s += means->own_less_s[r];
         if (means->most_rank < 0 || by_minor > means->most_s) {
             means->next_s = means->most_s;
             means->most_s = by_minor;
@@ -108,13 +109,10 @@ static double least_elsewhere(const struct narrowing *narrowing, int32_t row, in
     const struct hlm_rank_means *means = means_of(set, row, kind);
     const double minor_s = means->most_rank == own ? means->next_s : means->most_s;
     double seconds = -means->less_s - set->num_minor * minor_s;
-    for (int32_t i = 0; i < set->problem->order->num_ranks && (num > 0 || own >= 0); i++) {
+    seconds += own >= 0 ? means->own_less_s[own] : 0.0;
+    for (int32_t i = 0; i < set->problem->order->num_ranks && num > 0; i++) {
         const struct hlm_rank_mean *mean = &means->ranks[i];
-        if (mean->rank == own) {
-            seconds += mean->less_s;
-            continue;
-        }
-        const int32_t room = narrowing->caps->most[mean->rank];
+        const int32_t room = mean->rank == own ? 0 : narrowing->caps->most[mean->rank];
         const int32_t taken = room < num ? room : num;
         if (taken > 0) {
             seconds += taken * mean->layer_s;

@@ -37,11 +37,11 @@ struct hlm_rank_placed {
 /* What a layer of a kind adds to a row on one rank and all (rank_caps.c, make_means). */
 struct hlm_rank_mean {
     int32_t rank;
-    double layer_s, less_s;
+    double layer_s;
 };
 struct hlm_rank_means {
     struct hlm_rank_mean *ranks; /* [num_ranks], least layer_s first */
-    double less_s;               /* their sum */
+    double *own_less_s, less_s;  /* [num_ranks] by how much layers on a rank may fall short, sum */
     double most_s, next_s;       /* the most and the next that a minor layer takes off */
     int32_t most_rank;
 };

@@ -14,16 +14,15 @@ static double at(const double *values, int32_t stage)
     return values == NULL ? 0.0 : values[stage];
 }
 
-/* One way from an action to one that waits for it; boundary NOBODY: no transfer. */
+/* One way from an action to one that waits for it; link 0: no transfer, 2 boundary + 1: down over
+ * it, 2 boundary + 2: up. */
 struct edge {
-    int32_t from;
-    int32_t boundary;
-    double transfer_s;
+    int32_t from, link;
 };
 
 /* Where a longest path goes on behind a place. */
 struct way {
-    int32_t to, boundary;
+    int32_t to, link;
 };
 
 /* The graph with its longest paths: head_s up to the start of an action, tail_s from its end. */
@@ -31,6 +30,8 @@ struct graph {
     const struct hlm_sim_order *order;
     double total_s;
     struct edge (*inputs)[MAX_INPUTS]; /* [num_places]; from NOBODY: none */
+    double *action_s;                  /* [num_stages][HLM_SIM_NUM_KINDS] */
+    double *transfer_s;                /* of each link */
     double *duration_s, *head_s, *tail_s;
     int32_t *rank;    /* of each place */
     double *reduce_s; /* [num_ranks]: behind a rank's last place */
@@ -40,16 +41,14 @@ struct graph {
     struct way *ways;    /* along longest paths to the end, by the place they leave */
 };
 
-static struct edge edge_into(const struct graph *graph, const struct hlm_sim_costs *costs,
-                             int32_t action, int32_t need)
+static struct edge edge_into(const struct graph *graph, int32_t action, int32_t need)
 {
-    struct edge edge = {.from = need, .boundary = NOBODY};
+    struct edge edge = {.from = need};
     const struct hlm_sim_order *order = graph->order;
     const int32_t stage = action / HLM_SIM_NUM_KINDS, kind = action % HLM_SIM_NUM_KINDS;
     const int32_t giver = stage + (kind == HLM_ACTION_F ? -1 : 1);
     if (need != NOBODY && order->stage_rank[giver] != order->stage_rank[stage]) {
-        edge.boundary = giver < stage ? giver : stage;
-        edge.transfer_s = at(giver < stage ? costs->send_forward_s : costs->send_backward_s, giver);
+        edge.link = giver < stage ? 2 * giver + 1 : 2 * stage + 2;
     }
     return edge;
 }
@@ -70,8 +69,22 @@ static double larger(double a, double b)
     return a > b ? a : b;
 }
 
-static void fill_heads(struct hlm_arena *scratch, struct graph *graph,
+static void fill_times(struct hlm_arena *scratch, struct graph *graph,
                        const struct hlm_sim_costs *costs)
+{
+    const int32_t n = graph->order->num_stages;
+    graph->action_s = HLM_ARENA_ARRAY(scratch, double, (size_t)n *HLM_SIM_NUM_KINDS);
+    graph->transfer_s = HLM_ARENA_ARRAY(scratch, double, 2 * (size_t)n + 1);
+    for (int32_t i = 0; i < n * HLM_SIM_NUM_KINDS; i++) {
+        graph->action_s[i] = action_s(costs, i);
+    }
+    for (int32_t s = 0; s + 1 < n; s++) {
+        graph->transfer_s[2 * s + 1] = at(costs->send_forward_s, s);
+        graph->transfer_s[2 * s + 2] = at(costs->send_backward_s, s + 1);
+    }
+}
+
+static void fill_heads(struct hlm_arena *scratch, struct graph *graph)
 {
     const struct hlm_sim_order *order = graph->order;
     int32_t *before = HLM_ARENA_ARRAY(scratch, int32_t, order->num_ranks);
@@ -82,20 +95,19 @@ static void fill_heads(struct hlm_arena *scratch, struct graph *graph,
         const struct hlm_sim_place *place = &order->places[i];
         const int32_t rank = order->stage_rank[place->action / HLM_SIM_NUM_KINDS];
         struct edge *inputs = graph->inputs[i];
-        inputs[0] = (struct edge){.from = before[rank], .boundary = NOBODY};
-        inputs[1] = edge_into(graph, costs, place->action, place->need);
-        inputs[2] = place->other == NOBODY
-                        ? (struct edge){.from = NOBODY, .boundary = NOBODY}
-                        : edge_into(graph, costs, place->other, place->other_need);
-        graph->duration_s[i] = action_s(costs, place->action) +
-                               (place->other == NOBODY ? 0.0 : action_s(costs, place->other));
+        inputs[0] = (struct edge){.from = before[rank]};
+        inputs[1] = edge_into(graph, place->action, place->need);
+        inputs[2] = place->other == NOBODY ? (struct edge){.from = NOBODY}
+                                           : edge_into(graph, place->other, place->other_need);
+        graph->duration_s[i] = graph->action_s[place->action] +
+                               (place->other == NOBODY ? 0.0 : graph->action_s[place->other]);
         graph->rank[i] = rank;
         for (int k = 0; k < MAX_INPUTS; k++) {
             const int32_t from = inputs[k].from;
             if (from != NOBODY) {
                 graph->head_s[i] =
-                    larger(graph->head_s[i],
-                           graph->head_s[from] + graph->duration_s[from] + inputs[k].transfer_s);
+                    larger(graph->head_s[i], graph->head_s[from] + graph->duration_s[from] +
+                                                 graph->transfer_s[inputs[k].link]);
             }
         }
         *(before[rank] == NOBODY ? &graph->first[rank] : &graph->next[before[rank]]) = i;
@@ -123,7 +135,7 @@ static void fill_tails(struct graph *graph, const struct hlm_sim_costs *costs)
             if (edge->from != NOBODY) {
                 graph->tail_s[edge->from] =
                     larger(graph->tail_s[edge->from],
-                           edge->transfer_s + graph->duration_s[i] + graph->tail_s[i]);
+                           graph->transfer_s[edge->link] + graph->duration_s[i] + graph->tail_s[i]);
             }
         }
     }
@@ -133,7 +145,7 @@ static void fill_tails(struct graph *graph, const struct hlm_sim_costs *costs)
 static bool leaves_tight(const struct graph *graph, int32_t place, const struct edge *edge)
 {
     return edge->from != NOBODY &&
-           edge->transfer_s + graph->duration_s[place] + graph->tail_s[place] >=
+           graph->transfer_s[edge->link] + graph->duration_s[place] + graph->tail_s[place] >=
                graph->tail_s[edge->from] - tie_frac * graph->total_s;
 }
 
@@ -158,7 +170,7 @@ static void fill_ways(struct hlm_arena *scratch, struct graph *graph)
         for (int k = 0; k < MAX_INPUTS; k++) {
             const struct edge *edge = &graph->inputs[i][k];
             if (leaves_tight(graph, i, edge)) {
-                graph->ways[begin[edge->from]++] = (struct way){i, edge->boundary};
+                graph->ways[begin[edge->from]++] = (struct way){i, edge->link};
             }
         }
     }
@@ -177,7 +189,8 @@ static struct graph make_graph(struct hlm_arena *scratch, const struct hlm_sim_o
                           .next = HLM_ARENA_ARRAY(scratch, int32_t, order->num_places)};
     graph.inputs =
         hlm_arena_alloc(scratch, (size_t)order->num_places, sizeof(struct edge[MAX_INPUTS]));
-    fill_heads(scratch, &graph, costs);
+    fill_times(scratch, &graph, costs);
+    fill_heads(scratch, &graph);
     fill_tails(&graph, costs);
     fill_ways(scratch, &graph);
     return graph;
@@ -269,19 +282,19 @@ static void count_place(const struct row_maker *maker, int32_t place, double sha
     }
 }
 
-static void count_edge(const struct row_maker *maker, int32_t boundary, double share)
+static void count_link(const struct row_maker *maker, int32_t link, double share)
 {
-    if (boundary != NOBODY) {
-        maker->transfers[boundary] += share;
+    if (link > 0) {
+        maker->transfers[(link - 1) / 2] += share;
     }
 }
 
 /* Whether the longest path to the start of the place comes over the edge. */
 static bool is_tight(const struct graph *graph, int32_t place, const struct edge *edge)
 {
-    return edge->from != NOBODY &&
-           graph->head_s[edge->from] + graph->duration_s[edge->from] + edge->transfer_s >=
-               graph->head_s[place] - tie_frac * graph->total_s;
+    return edge->from != NOBODY && graph->head_s[edge->from] + graph->duration_s[edge->from] +
+                                           graph->transfer_s[edge->link] >=
+                                       graph->head_s[place] - tie_frac * graph->total_s;
 }
 
 /* Places that have a share to pass on are marked: a path has few of all. */
@@ -306,7 +319,7 @@ static void pass_in(const struct row_maker *maker, int32_t place)
             maker->share_in[edge->from] += share;
             mark(maker->marks, edge->from);
             count_place(maker, edge->from, share);
-            count_edge(maker, edge->boundary, share);
+            count_link(maker, edge->link, share);
         }
     }
     maker->share_in[place] = 0.0;
@@ -335,7 +348,7 @@ static void pass_out(const struct row_maker *maker, int32_t place)
         maker->share_out[way->to] += share;
         mark(maker->marks, way->to);
         count_place(maker, way->to, share);
-        count_edge(maker, way->boundary, share);
+        count_link(maker, way->link, share);
     }
     if (begin == end) {
         maker->ends[graph->rank[place]] += maker->share_out[place];
