@@ -19,6 +19,11 @@ static int64_t with_fragments(const struct hlm_strategy *strategy, int64_t bytes
     return frac > 0.0 ? hlm_align_bytes((double)bytes * (1.0 + frac)) : bytes;
 }
 
+static bool is_layer(enum hlm_block_kind kind)
+{
+    return kind == HLM_BLOCK_DENSE || kind == HLM_BLOCK_MOE;
+}
+
 /* With whole and with split backwards. */
 enum { NUM_FORMS = 2 };
 
@@ -26,6 +31,7 @@ enum { NUM_FORMS = 2 };
 struct hlm_raw_block {
     struct hlm_block_cost cost;
     int64_t slot_bytes[NUM_FORMS], transient_bytes[NUM_FORMS];
+    int64_t input_bytes, stash_bytes;         /* of slot_bytes: what a whole backward reads */
     struct hlm_block_shards units[NUM_FORMS]; /* of sets that share in turn, not padded */
 };
 
@@ -42,6 +48,8 @@ static void price_block(struct hlm_arena *arena, const struct hlm_pricer *pricer
             hlm_block_units(block, form == 1, pricer->model->tied_embeddings, &out->units[form]);
         }
         out->slot_bytes[form] = hlm_block_slot_bytes(block, &memory);
+        out->input_bytes = memory.keeps_input ? memory.input_bytes : 0;
+        out->stash_bytes = memory.stash_bytes;
         out->transient_bytes[form] =
             memory.forward_transient_bytes > memory.backward_transient_bytes
                 ? memory.forward_transient_bytes
@@ -56,15 +64,41 @@ static void price_block(struct hlm_arena *arena, const struct hlm_pricer *pricer
     }
 }
 
+/* What a layer keeps in the host's memory in place of its slot, and the window that this takes. */
+static void move_to_host(const struct hlm_strategy *strategy, const struct hlm_raw_block *raw,
+                         struct hlm_block_cost *out)
+{
+    const struct hlm_offload_parts parts = hlm_offload_parts(strategy->offload);
+    out->host_slot_bytes =
+        (parts.inputs ? raw->input_bytes : 0) + (parts.activations ? raw->stash_bytes : 0);
+    out->slot_bytes -= out->host_slot_bytes;
+    out->transient_bytes += HLM_OFFLOAD_WINDOW * out->host_slot_bytes;
+}
+
+static void expose_copies(const struct hlm_pricer *pricer, struct hlm_block_cost *out)
+{
+    if (out->host_slot_bytes > 0) {
+        const double copy_s = hlm_offload_copy_s(&pricer->cluster->groups[pricer->device_group],
+                                                 (double)out->host_slot_bytes);
+        const double exposed_s =
+            fmax(0.0, copy_s - out->forward.seconds) + fmax(0.0, copy_s - out->backward.seconds);
+        out->backward.part[HLM_PART_OFFLOAD] += exposed_s;
+        out->backward.seconds += exposed_s;
+    }
+}
+
 /* What schedule, sharing of states and framework make of it. */
 static void finish_block(const struct hlm_pricer *pricer, const struct hlm_raw_block *raw,
-                         struct hlm_block_cost *out)
+                         enum hlm_block_kind kind, struct hlm_block_cost *out)
 {
     const int32_t form = hlm_schedule_splits(pricer->strategy->schedule) ? 1 : 0;
     *out = raw->cost;
     out->slot_bytes = raw->slot_bytes[form];
     out->transient_bytes = raw->transient_bytes[form];
     hlm_price_sharing(pricer, &raw->units[form], out);
+    if (is_layer(kind)) {
+        move_to_host(pricer->strategy, raw, out);
+    }
     out->slot_bytes = with_fragments(pricer->strategy, out->slot_bytes);
     out->transient_bytes = with_fragments(pricer->strategy, out->transient_bytes);
     struct hlm_pass_cost *const passes[] = {&out->forward, &out->backward, &out->input_grad,
@@ -72,11 +106,12 @@ static void finish_block(const struct hlm_pricer *pricer, const struct hlm_raw_b
     for (size_t i = 0; i < sizeof passes / sizeof passes[0]; i++) {
         add_jitter(pricer->strategy, passes[i]);
     }
+    expose_copies(pricer, out);
 }
 
 static int32_t num_modes(enum hlm_block_kind kind)
 {
-    return kind == HLM_BLOCK_DENSE || kind == HLM_BLOCK_MOE ? HLM_NUM_RECOMPUTES : 1;
+    return is_layer(kind) ? HLM_NUM_RECOMPUTES : 1;
 }
 
 static void finish_blocks(struct hlm_pricer *pricer)
@@ -84,7 +119,7 @@ static void finish_blocks(struct hlm_pricer *pricer)
     for (int32_t kind = 0; kind < HLM_NUM_BLOCKS; kind++) {
         for (int32_t mode = 0; pricer->has_kind[kind] && mode < num_modes(kind); mode++) {
             finish_block(pricer, &pricer->raw[kind * HLM_NUM_RECOMPUTES + mode],
-                         &pricer->blocks[kind][mode]);
+                         (enum hlm_block_kind)kind, &pricer->blocks[kind][mode]);
         }
     }
 }
@@ -176,6 +211,7 @@ static enum hlm_status start_pricer(const struct hlm_model *model,
                                     struct hlm_pricer *out, struct hlm_err *err)
 {
     HLM_TRY(hlm_strategy_check(strategy, model, err));
+    HLM_TRY(hlm_offload_check(strategy, &cluster->groups[device_group], err));
     const struct hlm_device *device = &cluster->groups[device_group].device;
     if (hlm_device_dtype(device, strategy->dtype) == NULL) {
         return hlm_fail(err, HLM_NO, "device %s has no %s", device->name,

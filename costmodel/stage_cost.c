@@ -35,6 +35,7 @@ static void stage_add(struct hlm_stage_cost *stage, const struct hlm_block_cost 
     pass_add(&stage->input_grad, &block->input_grad, count);
     pass_add(&stage->weight_grad, &block->weight_grad, count);
     stage->slot_bytes += count * block->slot_bytes;
+    stage->host_slot_bytes += count * block->host_slot_bytes;
     stage->num_elements += count * block->num_elements;
     stage->num_expert_elements += count * block->num_expert_elements;
     stage->num_padded += count * block->num_padded;
@@ -98,19 +99,26 @@ static double stage_gather_s(const struct hlm_pricer *pricer, const struct hlm_s
                : gather_s;
 }
 
-static double stage_update_s(const struct hlm_pricer *pricer, const struct hlm_stage_cost *stage)
+/* Sets what the update has of the host, and returns all of it. */
+static double stage_update_s(const struct hlm_pricer *pricer, struct hlm_stage_cost *stage,
+                             int32_t num_blocks)
 {
     const struct hlm_strategy *strategy = pricer->strategy;
-    const struct hlm_device *device = &pricer->cluster->groups[pricer->device_group].device;
+    const struct hlm_device_group *group = &pricer->cluster->groups[pricer->device_group];
+    const struct hlm_device *device = &group->device;
     const double grad = hlm_dtype_bytes(strategy->grad_dtype);
     const int64_t dense = stage->num_elements - stage->num_expert_elements;
     const bool sharded = strategy->zero > 0;
     const double shards = sharded ? hlm_dp_shards(strategy, HLM_GROUP_DP) : 1;
     const double expert_shards = sharded ? hlm_dp_shards(strategy, HLM_GROUP_EDP) : 1;
     const double own = (double)dense / shards + (double)stage->num_expert_elements / expert_shards;
-    return hlm_slab_op_s(device, strategy, HLM_OP_SUM_SQUARES, own, grad, 2.0) +
-           hlm_slab_op_s(device, strategy, HLM_OP_ADAMW, own, hlm_adamw_bytes_per_element(strategy),
-                         11.0) +
+    double update_s = hlm_slab_op_s(device, strategy, HLM_OP_ADAMW, own,
+                                    hlm_adamw_bytes_per_element(strategy), 11.0);
+    if (hlm_offload_parts(strategy->offload).optimizer) {
+        stage->offload = hlm_offload_update(strategy, group, own, update_s, num_blocks);
+        update_s = hlm_offload_update_s(&stage->offload);
+    }
+    return hlm_slab_op_s(device, strategy, HLM_OP_SUM_SQUARES, own, grad, 2.0) + update_s +
            hlm_slab_op_s(device, strategy, HLM_OP_FILL_ZERO,
                          strategy->zero >= 2 ? own : (double)stage->num_elements, grad, 0.0);
 }
@@ -147,8 +155,10 @@ void hlm_stage_cost(const struct hlm_pricer *pricer, const struct hlm_stage_shap
         out->reduce_s = stage_reduce_s(pricer, out, &window, sum_over_tp, shape->stage);
         out->gather_s = stage_gather_s(pricer, out, &window, shape->stage);
     }
-    out->optimizer_s = stage_update_s(pricer, out) + out->gather_s;
+    out->optimizer_s = stage_update_s(pricer, out, window.num_blocks) + out->gather_s;
     hlm_memory_static(pricer->strategy, out->num_padded, out->num_padded_expert, out->static_bytes);
+    out->host_static_bytes =
+        hlm_memory_host_states(pricer->strategy, out->num_padded, out->num_padded_expert);
     const int64_t boundary = hlm_align_bytes((double)pricer->boundary_bytes);
     const bool split = hlm_schedule_splits(pricer->strategy->schedule);
     if (pricer->strategy->lowering == HLM_LOWERING_HLMPLAN) {
@@ -169,6 +179,7 @@ void hlm_stage_memory(const struct hlm_pricer *pricer, const struct hlm_stage_sh
     out->bytes[HLM_MEMORY_ACTIVATIONS] = in_flight * cost->slot_bytes;
     out->bytes[HLM_MEMORY_TRANSIENT] = cost->transient_bytes;
     out->bytes[HLM_MEMORY_FIXED] = pricer->fixed_bytes;
+    out->host_bytes = cost->host_static_bytes + in_flight * cost->host_slot_bytes;
     for (int32_t kind = 0; kind < HLM_NUM_MEMORY_KINDS; kind++) {
         out->peak_bytes += out->bytes[kind];
     }

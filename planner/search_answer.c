@@ -129,23 +129,44 @@ static const struct hlm_rank_place *copy_places(struct hlm_arena *arena,
                                   (size_t)strategy->pp * sizeof(*strategy->places));
 }
 
+/* The search does not look at the hosts' memory (search.h). */
+static bool hosts_hold(const struct hlm_search_state *search,
+                       const struct hlm_search_column *expanded)
+{
+    const struct hlm_arena_mark mark = hlm_arena_mark(search->scratch);
+    const struct hlm_search_problem *problem = search->problem;
+    const struct hlm_plan *plan = NULL;
+    struct hlm_err unused;
+    const bool hold =
+        expanded->column.strategy.offload == HLM_OFFLOAD_NONE ||
+        hlm_plan_price(search->scratch, problem->model, problem->cluster,
+                       &expanded->column.strategy, expanded->stages,
+                       hlm_column_num_stages(&expanded->column), &plan, NULL, &unused) == HLM_OK;
+    hlm_arena_rewind(search->scratch, mark);
+    return hold;
+}
+
 static const struct hlm_plan_runner_up *
 make_runners_up(struct hlm_arena *arena, const struct hlm_search_state *search, int32_t *out_num)
 {
     const int32_t others = search->num_planned - 1, top_k = search->problem->top_k;
-    *out_num = others < top_k ? others : top_k;
     struct hlm_plan_runner_up *runners =
-        HLM_ARENA_ARRAY(arena, struct hlm_plan_runner_up, *out_num);
-    for (int32_t i = 0; i < *out_num; i++) {
+        HLM_ARENA_ARRAY(arena, struct hlm_plan_runner_up, others < top_k ? others : top_k);
+    *out_num = 0;
+    for (int32_t i = 0; i < others && *out_num < top_k; i++) {
         const struct hlm_search_column *expanded = search->planned[i + 1];
         const int32_t p = hlm_column_num_stages(&expanded->column);
-        runners[i] = (struct hlm_plan_runner_up){
+        if (!hosts_hold(search, expanded)) {
+            continue;
+        }
+        struct hlm_plan_runner_up *runner = &runners[(*out_num)++];
+        *runner = (struct hlm_plan_runner_up){
             .strategy = expanded->column.strategy,
             .stages =
                 hlm_arena_memdup(arena, expanded->stages, (size_t)p * sizeof(*expanded->stages)),
             .num_stages = p,
             .step_time_s = expanded->best_step_s};
-        runners[i].strategy.places =
+        runner->strategy.places =
             copy_places(arena, &expanded->column.strategy); /* the search's own are freed */
     }
     return runners;
@@ -165,9 +186,14 @@ enum hlm_status hlm_search_answer(struct hlm_arena *arena, struct hlm_search_sta
 {
     const struct hlm_search_column *best = search->planned[0];
     const struct hlm_plan *priced = NULL;
-    HLM_TRY(hlm_plan_price(arena, search->problem->model, search->problem->cluster,
-                           &best->column.strategy, best->stages,
-                           hlm_column_num_stages(&best->column), &priced, NULL, err));
+    const enum hlm_status status = hlm_plan_price(
+        arena, search->problem->model, search->problem->cluster, &best->column.strategy,
+        best->stages, hlm_column_num_stages(&best->column), &priced, NULL, err);
+    if (status != HLM_OK) {
+        HLM_ASSERT(best->column.strategy.offload != HLM_OFFLOAD_NONE);
+        hlm_err_prefix(err, "the fastest plan");
+        return status;
+    }
     HLM_ASSERT(fabs(priced->prediction.step_time_s - best->best_step_s) <=
                1e-9 * best->best_step_s);
     HLM_TRY(solve_master(search, err));

@@ -40,7 +40,7 @@ static inline void small_problem_init(struct hlm_arena *arena, struct small_prob
         .seq_len = 512,
         .dtype = HLM_DTYPE_FP16,
         .lowering = HLM_LOWERING_HLMPLAN,
-        .require = {.sp = -1, .zero = -1, .schedule = -1, .recompute = -1},
+        .require = {.sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1},
         .max_gap_frac = 0.01,
         .top_k = 3};
 }

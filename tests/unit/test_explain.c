@@ -2,7 +2,7 @@
 #include "tests/support/small_problem.h"
 
 static const struct hlm_search_require nothing = {
-    .sp = -1, .zero = -1, .schedule = -1, .recompute = -1};
+    .sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1};
 
 static const struct hlm_plan *search(struct hlm_arena *arena,
                                      const struct hlm_search_problem *problem)
@@ -156,18 +156,30 @@ static void illegal_names_the_rule(void **state)
         struct hlm_search_require asked;
         const char *part;
     } cases[] = {
-        {{.tp = 3, .sp = -1, .zero = -1, .schedule = -1, .recompute = -1},
+        {{.tp = 3, .sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1},
          "number of devices, 16: not with tp=3"},
-        {{.tp = 16, .sp = -1, .zero = -1, .schedule = -1, .recompute = -1},
+        {{.tp = 16, .sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1},
          "tp = 16 does not divide num_heads = 12; nearest: 12"},
-        {{.pp = 16, .sp = -1, .zero = -1, .schedule = -1, .recompute = -1},
+        {{.pp = 16, .sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1},
          "pp = 16 exceeds the 8 blocks"},
-        {{.dp = 16, .sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .microbatch_size = 3},
+        {{.dp = 16,
+          .sp = -1,
+          .zero = -1,
+          .schedule = -1,
+          .recompute = -1,
+          .offload = -1,
+          .microbatch_size = 3},
          "is not global_batch_size = 16"},
-        {{.sp = 1, .tp = 1, .zero = -1, .schedule = -1, .recompute = -1}, "sp needs tp > 1"},
-        {{.pp = 1, .schedule = HLM_SCHEDULE_GPIPE, .sp = -1, .zero = -1, .recompute = -1},
+        {{.sp = 1, .tp = 1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1},
+         "sp needs tp > 1"},
+        {{.pp = 1,
+          .schedule = HLM_SCHEDULE_GPIPE,
+          .sp = -1,
+          .zero = -1,
+          .recompute = -1,
+          .offload = -1},
          "gpipe with pp = 1 is left out"},
-        {{.dp = 1, .cp = 1, .zero = 1, .sp = -1, .schedule = -1, .recompute = -1},
+        {{.dp = 1, .cp = 1, .zero = 1, .sp = -1, .schedule = -1, .recompute = -1, .offload = -1},
          "zero with dp * cp = 1"}};
     struct hlm_arena *arena = hlm_arena_new();
     struct small_problem small;

@@ -377,8 +377,8 @@ static void freedom_never_hurts(void **state)
     for (int32_t s = 0; s < full->num_stages; s++) {
         assert_int_equal(full->stages[s].recompute.full, full->stages[s].num_layers);
     }
-    small.problem.require =
-        (struct hlm_search_require){.sp = -1, .zero = -1, .schedule = -1, .recompute = -1};
+    small.problem.require = (struct hlm_search_require){
+        .sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1};
     small.group.device.memory_bytes *= 4;
     assert_true(search(arena, &small)->prediction.step_time_s <= free_s * (1 + 1e-9));
     hlm_arena_free(arena);
