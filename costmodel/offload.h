@@ -12,9 +12,11 @@
  *     max(0, bytes / rate - forward) + max(0, bytes / rate - backward)
  *     rate = min(link, memory bandwidth / devices of a node)
  *
- * Both are charged to the backward. What a layer keeps depends on its recompute mode, and the
- * forward must not (planner/stage_pattern.h); a step of 1f1b or gpipe is the same function of their
- * sum.
+ * With offload_layers of the model's layers each layer moves that share of what it keeps: copies of
+ * some layers run beside the passes of all (as Transformer Engine spreads them), and memory is
+ * short by the same bytes. Both are charged to the backward. What a layer keeps depends on its
+ * recompute mode, and the forward must not (planner/stage_pattern.h); a step of 1f1b or gpipe is
+ * the same function of their sum.
  *
  * Optimizer states. A rank's share (as ZeRO divides it) passes through three stations, piece by
  * piece, in as many pieces as the stage has blocks:

@@ -65,14 +65,19 @@ static void price_block(struct hlm_arena *arena, const struct hlm_pricer *pricer
 }
 
 /* What a layer keeps in the host's memory in place of its slot, and the window that this takes. */
-static void move_to_host(const struct hlm_strategy *strategy, const struct hlm_raw_block *raw,
+static void move_to_host(const struct hlm_pricer *pricer, const struct hlm_raw_block *raw,
                          struct hlm_block_cost *out)
 {
+    const struct hlm_strategy *strategy = pricer->strategy;
     const struct hlm_offload_parts parts = hlm_offload_parts(strategy->offload);
-    out->host_slot_bytes =
+    const int64_t layer_bytes =
         (parts.inputs ? raw->input_bytes : 0) + (parts.activations ? raw->stash_bytes : 0);
+    const double share = strategy->offload_layers == 0
+                             ? 1.0
+                             : (double)strategy->offload_layers / pricer->model->num_layers;
+    out->host_slot_bytes = (int64_t)((double)layer_bytes * share);
     out->slot_bytes -= out->host_slot_bytes;
-    out->transient_bytes += HLM_OFFLOAD_WINDOW * out->host_slot_bytes;
+    out->transient_bytes += HLM_OFFLOAD_WINDOW * layer_bytes;
 }
 
 static void expose_copies(const struct hlm_pricer *pricer, struct hlm_block_cost *out)
@@ -97,7 +102,7 @@ static void finish_block(const struct hlm_pricer *pricer, const struct hlm_raw_b
     out->transient_bytes = raw->transient_bytes[form];
     hlm_price_sharing(pricer, &raw->units[form], out);
     if (is_layer(kind)) {
-        move_to_host(pricer->strategy, raw, out);
+        move_to_host(pricer, raw, out);
     }
     out->slot_bytes = with_fragments(pricer->strategy, out->slot_bytes);
     out->transient_bytes = with_fragments(pricer->strategy, out->transient_bytes);

@@ -87,6 +87,10 @@ static const struct hlm_json_field fields[] = {
             "What lives in the host's memory: optimizer states, the inputs of layers, or all "
             "activations that layers keep. Priced only."),
      .flags = HLM_FIELD_OMIT_DEFAULT},
+    {DEGREE(offload_layers, 0, 0,
+            "Layers of the model whose inputs or activations are offloaded, spread evenly over all "
+            "layers; 0: all."),
+     .flags = HLM_FIELD_OMIT_DEFAULT},
     {.name = NULL},
 };
 

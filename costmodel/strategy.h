@@ -129,6 +129,7 @@ struct hlm_strategy {
     enum hlm_lowering lowering;
     enum hlm_cp_form cp_form;
     enum hlm_offload offload;
+    int32_t offload_layers; /* of the model whose inputs or activations are offloaded; 0: all */
     /* [pp], or NULL: every pipeline rank has tp, and rank r runs on device r. Not in files: a
      * plan's stages say it. */
     const struct hlm_rank_place *places;

@@ -253,8 +253,16 @@ static enum hlm_status check_zero(const struct hlm_strategy *strategy,
 static enum hlm_status check_offload(const struct hlm_strategy *strategy,
                                      const struct hlm_model *model, struct hlm_err *err)
 {
-    (void)model;
-    if (hlm_offload_parts(strategy->offload).inputs && hlm_schedule_splits(strategy->schedule)) {
+    const bool moves_layers = hlm_offload_parts(strategy->offload).inputs;
+    if (strategy->offload_layers > model->num_layers ||
+        (strategy->offload_layers > 0 && !moves_layers)) {
+        return hlm_fail(err, HLM_NO,
+                        "offload_layers = %d needs as many layers (%s has %d) and an offload of "
+                        "their inputs or activations, found %s",
+                        strategy->offload_layers, model->name, model->num_layers,
+                        hlm_offload_texts[strategy->offload]);
+    }
+    if (moves_layers && hlm_schedule_splits(strategy->schedule)) {
         return hlm_fail(err, HLM_NO, "offload = %s needs a backward that is not split, found %s",
                         hlm_offload_texts[strategy->offload],
                         hlm_schedule_texts[strategy->schedule]);

@@ -71,7 +71,7 @@ bool hlm_explain_same_strategy(const struct hlm_strategy *a, const struct hlm_st
            a->etp == b->etp && a->vpp == b->vpp && a->sp == b->sp && a->zero == b->zero &&
            a->zero_group == b->zero_group && a->schedule == b->schedule &&
            a->microbatch_size == b->microbatch_size && same_places(a, b) &&
-           a->offload == b->offload &&
+           a->offload == b->offload && a->offload_layers == b->offload_layers &&
            (a->cp == 1 || hlm_strategy_cp_form(a) == hlm_strategy_cp_form(b));
 }
 
