@@ -13,10 +13,12 @@
  *     rate = min(link, memory bandwidth / devices of a node)
  *
  * With offload_layers of the model's layers each layer moves that share of what it keeps: copies of
- * some layers run beside the passes of all (as Transformer Engine spreads them), and memory is
- * short by the same bytes. Both are charged to the backward. What a layer keeps depends on its
- * recompute mode, and the forward must not (planner/stage_pattern.h); a step of 1f1b or gpipe is
- * the same function of their sum.
+ * some layers run beside the passes of all (as Transformer Engine spreads them). The window stays,
+ * so that few layers gain nothing.
+ *
+ * Both parts are charged to the backward: what a layer keeps depends on its recompute mode, and the
+ * forward must not (planner/stage_pattern.h). With equal stages the step of gpipe and 1f1b depends
+ * on the sum of the two passes only.
  *
  * Optimizer states. A rank's share (as ZeRO divides it) passes through three stations, piece by
  * piece, in as many pieces as the stage has blocks:

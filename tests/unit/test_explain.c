@@ -253,6 +253,10 @@ static void every_change_lets_it_fit(void **state)
             int microbatch_size = 0;
             if (sscanf(change->change, "microbatch_size=%d", &microbatch_size) == 1) {
                 changed.problem.require.microbatch_size = microbatch_size;
+            } else if (strcmp(change->change, "offload=optimizer") == 0) {
+                changed.problem.require.offload = HLM_OFFLOAD_OPTIMIZER;
+            } else if (strcmp(change->change, "offload=activations") == 0) {
+                changed.problem.require.offload = HLM_OFFLOAD_ACTIVATIONS;
             } else {
                 const bool full = strcmp(change->change, "recompute=full") == 0;
                 assert_true(full || strcmp(change->change, "recompute=selective") == 0);
@@ -268,6 +272,34 @@ static void every_change_lets_it_fit(void **state)
         }
     }
     assert_int_equal(num_known, misfit->num_changes);
+    hlm_arena_free(arena);
+}
+
+/* Where only states do not fit, sending them to the host is the cheapest change. */
+static void offload_is_a_change(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct small_problem small;
+    small_problem_init(arena, &small, 8, 4, 460LL << 20, 16);
+    const struct hlm_plan *plan = search(arena, &small.problem);
+    struct hlm_search_require asked = nothing;
+    asked.pp = 1;
+    asked.tp = 1;
+    asked.zero = 0;
+    const struct hlm_explain_misfit *misfit = ask(arena, plan, asked).misfit;
+    assert_non_null(misfit);
+    assert_int_equal(misfit->most, HLM_MEMORY_OPTIMIZER);
+    bool found = false;
+    for (int32_t i = 0; i < misfit->num_changes; i++) {
+        found = found || strcmp(misfit->changes[i].change, "offload=optimizer") == 0;
+    }
+    assert_true(found);
+    small.group.host = NULL; /* nothing to send it to */
+    misfit = ask(arena, search(arena, &small.problem), asked).misfit;
+    for (int32_t i = 0; i < misfit->num_changes; i++) {
+        assert_null(strstr(misfit->changes[i].change, "offload"));
+    }
     hlm_arena_free(arena);
 }
 
@@ -546,6 +578,7 @@ int main(void)
         cmocka_unit_test(illegal_names_the_rule),
         cmocka_unit_test(missing_bytes_are_exact),
         cmocka_unit_test(every_change_lets_it_fit),
+        cmocka_unit_test(offload_is_a_change),
         cmocka_unit_test(an_edited_plan_is_explained_as_it_stands),
         cmocka_unit_test(runners_up_are_priced),
         cmocka_unit_test(shares_are_the_step),
