@@ -9,7 +9,7 @@
 #include "costmodel/stage_cost.h"
 #include "planner/plan.h"
 
-enum { NUM_TRIES = 300 };
+enum { NUM_TRIES = 150 };
 static const double slack = 1.0 + 1e-12;
 
 struct scene {

@@ -400,7 +400,7 @@ static void gap_0_with_offload(void **state)
     for (int i = 0; i < 4 * (HLM_NUM_OFFLOADS - 1); i++) {
         struct hlm_arena *arena = hlm_arena_new();
         struct small_problem small;
-        small_problem_init(arena, &small, 4, 4, (i % 3 == 0 ? 160LL : 220LL) << 20, 8);
+        small_problem_init(arena, &small, 3, 4, (i % 3 == 0 ? 150LL : 220LL) << 20, 4);
         small.problem.require.offload = i / 4 + 1;
         if (schedules[i % 4] == HLM_SCHEDULE_ZB_H1 &&
             hlm_offload_parts(hlm_columns_offload(&small.problem.require)).inputs) {
