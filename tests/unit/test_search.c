@@ -445,6 +445,45 @@ static void offload_is_searched_where_it_is_required(void **state)
     hlm_arena_free(arena);
 }
 
+/* How many runners-up the hosts of the problem do not hold. */
+static int32_t num_beyond_hosts(struct hlm_arena *arena, const struct small_problem *small,
+                                const struct hlm_plan *plan)
+{
+    int32_t num = 0;
+    for (int32_t i = 0; i < plan->num_runners_up; i++) {
+        const struct hlm_plan_runner_up *runner = &plan->runners_up[i];
+        const struct hlm_plan *priced = NULL;
+        struct hlm_err err;
+        num += hlm_plan_price(arena, &small->model, &small->cluster, &runner->strategy,
+                              runner->stages, runner->num_stages, &priced, NULL, &err) != HLM_OK;
+    }
+    return num;
+}
+
+/* Hosts that just hold the best plan: runners-up that need more of them are left out. */
+static void runners_up_are_on_the_hosts_too(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct small_problem small;
+    small_problem_init(arena, &small, 8, 4, 1LL << 30, 16);
+    small.problem.require.offload = HLM_OFFLOAD_ALL;
+    small.problem.top_k = 20;
+    const struct hlm_plan *plan = search(arena, &small);
+    double host_bytes = 0.0;
+    for (int32_t s = 0; s < plan->num_stages; s++) {
+        const double num_ranks = plan->strategy.dp * plan->strategy.tp * plan->strategy.cp;
+        host_bytes += num_ranks * (double)plan->prediction.memory[s].host_bytes;
+    }
+    small.host.memory_bytes = host_bytes;
+    assert_true(num_beyond_hosts(arena, &small, plan) > 0);
+    const struct hlm_plan *tight = search(arena, &small);
+    check_close(tight->prediction.step_time_s, plan->prediction.step_time_s, 1e-12);
+    assert_int_equal(num_beyond_hosts(arena, &small, tight), 0);
+    assert_true(tight->num_runners_up < plan->num_runners_up);
+    hlm_arena_free(arena);
+}
+
 /* --- nothing fits --- */
 
 static void infeasible_names_stage_and_bytes(void **state)
@@ -508,6 +547,7 @@ int main(void)
         cmocka_unit_test(freedom_never_hurts),
         cmocka_unit_test(gap_0_with_offload),
         cmocka_unit_test(offload_is_searched_where_it_is_required),
+        cmocka_unit_test(runners_up_are_on_the_hosts_too),
         cmocka_unit_test(infeasible_names_stage_and_bytes),
         cmocka_unit_test(infeasible_names_the_requirement),
         cmocka_unit_test(too_many_groups_are_refused),
