@@ -89,7 +89,7 @@ static bool hosts_may_hold(const struct hlm_column *column,
     }
     const struct hlm_strategy *strategy = &column->strategy;
     return (double)hlm_memory_host_states(strategy, num_elements, num_expert_elements) *
-               strategy->tp * strategy->cp * strategy->dp <=
+               column->pricer.strategy->tp * strategy->cp * strategy->dp <=
            hosts_bytes;
 }
 
