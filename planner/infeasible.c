@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/fmt.h"
 #include "planner/bound.h"
@@ -250,12 +251,9 @@ static bool more_nodes_fit(const struct hlm_search_problem *problem, int32_t tim
     return fits;
 }
 
-static void find_help(const struct hlm_search_problem *problem, char *out, size_t size)
+static void find_nodes(const struct hlm_search_problem *problem, char *out, size_t size)
 {
     enum { MOST_TIMES = 16 };
-    if (find_waiver(problem, out, size) || find_offload(problem, out, size)) {
-        return;
-    }
     for (int32_t times = 2; times <= MOST_TIMES; times *= 2) {
         if (more_nodes_fit(problem, times)) {
             (void)snprintf(out, size, "; a plan fits on %d times as many nodes", times);
@@ -265,13 +263,22 @@ static void find_help(const struct hlm_search_problem *problem, char *out, size_
     (void)snprintf(out, size, "; %d times as many nodes would not be enough", MOST_TIMES);
 }
 
+static void find_help(const struct hlm_search_problem *problem, char *out, size_t size)
+{
+    if (!find_waiver(problem, out, size)) {
+        (void)find_offload(problem, out, size);
+        const size_t length = strlen(out);
+        find_nodes(problem, out + length, size - length);
+    }
+}
+
 enum hlm_status hlm_infeasible_explain(const struct hlm_search_problem *problem,
                                        const struct hlm_strategy *strategies,
                                        int32_t num_strategies, struct hlm_err *err)
 {
     struct hlm_infeasible_closest closest;
     HLM_ASSERT(hlm_infeasible_find_closest(problem, strategies, num_strategies, &closest));
-    char help[100] = "";
+    char help[200] = "";
     find_help(problem, help, sizeof(help));
     const struct hlm_strategy *strategy = &closest.strategy;
     const struct hlm_stage_memory *memory = &closest.excess.memory;
