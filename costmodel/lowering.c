@@ -126,16 +126,6 @@ struct feature {
     bool (*present)(const struct hlm_model *model, const struct hlm_strategy *strategy);
 };
 
-static bool tp_differs(const struct hlm_strategy *strategy)
-{
-    for (int32_t pp = 0; pp < strategy->pp; pp++) {
-        if (hlm_strategy_at(strategy, pp).tp != strategy->tp) {
-            return true;
-        }
-    }
-    return false;
-}
-
 #define FEATURE(function, condition)                                                               \
     static bool function(const struct hlm_model *model, const struct hlm_strategy *strategy)       \
     {                                                                                              \
@@ -170,7 +160,6 @@ FEATURE(has_other_expert_dtype, model->moe.num_experts > 0 && strategy->dtype !=
 FEATURE(has_etp, model->moe.num_experts > 0 && strategy->etp > 1)
 FEATURE(has_zero_part, strategy->zero > 0 && strategy->zero_group < strategy->dp)
 FEATURE(has_foreign_lowering, strategy->lowering != HLM_LOWERING_HLMPLAN)
-FEATURE(has_other_tp, tp_differs(strategy))
 FEATURE(has_other_dtype, strategy->dtype != HLM_DTYPE_FP32 && strategy->dtype != HLM_DTYPE_BF16)
 FEATURE(has_other_grad_dtype, strategy->grad_dtype != HLM_DTYPE_FP32)
 FEATURE(has_other_master,
@@ -205,7 +194,6 @@ static const struct feature not_run[] = {
     {"key and value heads copied over tp (num_kv_heads no multiple of tp)", has_copied_kv},
     {"states shared by a part of dp (zero_group < dp)", has_zero_part},
     {"a lowering set other than hlmplan", has_foreign_lowering},
-    {"pipeline ranks with different tp", has_other_tp},
     {"a dtype other than fp32 and bf16", has_other_dtype},
     {"gradients in a dtype other than fp32", has_other_grad_dtype},
     {"master copies in a dtype other than fp32", has_other_master},

@@ -124,10 +124,10 @@ struct hlm_strategy hlm_strategy_at(const struct hlm_strategy *strategy, int32_t
  * blocks too); vpp within hlm_schedule_chunks; experts with tp > 1 need sp, etp is 1 or tp;
  * sp needs tp > 1 and tp divides microbatch tokens; cp divides seq_len, with ulysses tp * cp
  * divides num_heads and num_kv_heads; ep divides num_experts and dp * cp * tp; batch
- * = dp * microbatch_size * num_microbatches; with places, tp of neighbours divide one another, and
- * tied embeddings need one tp at both ends; zero in 0..3; seq_len within learned positions; at
- * most 2^30 ranks, 2^32 tokens a microbatch and pp * vpp * num_microbatches of 2^22; ...
- * HLM_NO with the reason. */
+ * = dp * microbatch_size * num_microbatches; with places, tp of neighbours (of several chunks also
+ * the last and the first) divide one another, and tied embeddings need one tp at both ends; zero in
+ * 0..3; seq_len within learned positions; at most 2^30 ranks, 2^32 tokens a microbatch and pp * vpp
+ * * num_microbatches of 2^22; ... HLM_NO with the reason. */
 HLM_MUST_CHECK enum hlm_status hlm_strategy_check(const struct hlm_strategy *strategy,
                                                   const struct hlm_model *model,
                                                   struct hlm_err *err);

@@ -255,6 +255,7 @@ enum hlm_status hlm_state_new_routed(struct hlm_arena *arena, const struct hlm_p
                                      struct hlm_err *err)
 {
     const struct hlm_strategy *strategy = &plan->strategy;
+    const struct hlm_coords coords = hlm_layout_coords(strategy, rank);
     HLM_ASSERT(plan->model.moe.num_experts == 0 || routing != HLM_ROUTING_EVEN);
     const char *refusal = hlm_lowering_refusal(&plan->model, strategy);
     if (refusal != NULL) {
@@ -262,7 +263,8 @@ enum hlm_status hlm_state_new_routed(struct hlm_arena *arena, const struct hlm_p
     }
     struct hlm_state *state = HLM_ARENA_NEW(arena, struct hlm_state);
     *state = (struct hlm_state){.plan = plan,
-                                .coords = hlm_layout_coords(strategy, rank),
+                                .strategy = hlm_strategy_at(strategy, coords.pp),
+                                .coords = coords,
                                 .rank = rank,
                                 .backend = backend,
                                 .dtype = strategy->dtype,
@@ -270,8 +272,8 @@ enum hlm_status hlm_state_new_routed(struct hlm_arena *arena, const struct hlm_p
                                 .split = hlm_schedule_splits(strategy->schedule),
                                 .routing = routing};
     if (plan->model.moe.num_experts > 0) {
-        state->ep_rank = position_in(arena, strategy, HLM_GROUP_EP, rank);
-        state->edp_rank = position_in(arena, strategy, HLM_GROUP_EDP, rank);
+        state->ep_rank = position_in(arena, &state->strategy, HLM_GROUP_EP, rank);
+        state->edp_rank = position_in(arena, &state->strategy, HLM_GROUP_EDP, rank);
     }
     const enum hlm_status status = build_state(arena, state, seed, err);
     if (status != HLM_OK) {
