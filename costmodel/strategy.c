@@ -119,7 +119,6 @@ struct hlm_strategy hlm_strategy_at(const struct hlm_strategy *strategy, int32_t
         HLM_ASSERT(pp >= 0 && pp < strategy->pp);
         seen.tp = strategy->places[pp].tp;
         seen.etp = strategy->etp == 1 ? 1 : seen.tp;
-        seen.sp = strategy->sp && seen.tp > 1;
     }
     return seen;
 }
@@ -291,6 +290,17 @@ static enum hlm_status check_cp(const struct hlm_strategy *strategy, const struc
     return must_divide(ranks, (struct count){"num_kv_heads", model->num_kv_heads}, err);
 }
 
+/* The largest of all pipeline ranks. */
+static int32_t largest_tp(const struct hlm_strategy *strategy)
+{
+    int32_t largest = strategy->tp;
+    for (int32_t pp = 0; strategy->places != NULL && pp < strategy->pp; pp++) {
+        const int32_t tp = strategy->places[pp].tp;
+        largest = tp > largest ? tp : largest;
+    }
+    return largest;
+}
+
 static enum hlm_status check_sp(const struct hlm_strategy *strategy, const struct hlm_model *model,
                                 struct hlm_err *err)
 {
@@ -298,7 +308,7 @@ static enum hlm_status check_sp(const struct hlm_strategy *strategy, const struc
     if (!strategy->sp) {
         return HLM_OK;
     }
-    if (strategy->tp == 1) {
+    if (largest_tp(strategy) == 1) {
         return hlm_fail(err, HLM_NO, "sp needs tp > 1, found tp = 1");
     }
     const int64_t tokens = strategy->microbatch_size * strategy->seq_len / strategy->cp;
