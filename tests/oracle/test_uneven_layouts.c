@@ -79,7 +79,7 @@ static void late(void **state)
 static void stream_ordered(void **state)
 {
     (void)state;
-    sweep_model("llama", 4, 16, 2, NULL);
+    sweep_model("llama", 1, 72, 2, NULL);
 }
 
 int main(void)
