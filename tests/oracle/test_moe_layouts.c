@@ -127,6 +127,29 @@ static void contexts(void **state)
     hlm_arena_free(problem.arena);
 }
 
+/* Stages with a tp of their own, the same experts on all. */
+static void uneven(void **state)
+{
+    (void)state;
+    static const struct golden_layout rows[] = {
+        {.tp = 2, .tp_at = {2, 1}, .sp = true, .pp = 2, .schedule = HLM_SCHEDULE_1F1B},
+        {.tp = 2,
+         .tp_at = {1, 2},
+         .sp = true,
+         .pp = 2,
+         .dp = 2,
+         .ep = 2,
+         .zero = 1,
+         .schedule = HLM_SCHEDULE_ZB_H1},
+        {.tp = 2, .tp_at = {2, 1}, .sp = true, .pp = 2, .dp = 2, .ep = 2, .zero = 3}};
+    struct problem problem = problem_new();
+    find_reference(&problem);
+    for (size_t i = 0; i < NUM(rows); i++) {
+        check_layout(&problem, &rows[i]);
+    }
+    hlm_arena_free(problem.arena);
+}
+
 static void schedules(void **state)
 {
     (void)state;
@@ -308,6 +331,7 @@ int main(void)
         cmocka_unit_test(layouts),
         cmocka_unit_test(contexts),
         cmocka_unit_test(schedules),
+        cmocka_unit_test(uneven),
         cmocka_unit_test(balanced),
         cmocka_unit_test(balanced_over_shards),
         cmocka_unit_test(one_expert_gets_everything),
