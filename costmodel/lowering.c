@@ -157,7 +157,6 @@ FEATURE(has_window, model->attention_window > 0 && model->attention_window < str
 FEATURE(has_mtp, model->mtp_layers > 0)
 FEATURE(has_copied_kv, model->num_kv_heads % strategy->tp != 0)
 FEATURE(has_other_expert_dtype, model->moe.num_experts > 0 && strategy->dtype != HLM_DTYPE_FP32)
-FEATURE(has_etp, model->moe.num_experts > 0 && strategy->etp > 1)
 FEATURE(has_zero_part, strategy->zero > 0 && strategy->zero_group < strategy->dp)
 FEATURE(has_foreign_lowering, strategy->lowering != HLM_LOWERING_HLMPLAN)
 FEATURE(has_other_dtype, strategy->dtype != HLM_DTYPE_FP32 && strategy->dtype != HLM_DTYPE_BF16)
@@ -186,7 +185,6 @@ static const struct feature not_run[] = {
     {"context parallelism (cp > 1) in a dtype other than fp32", has_half_cp},
     {"causal context parallelism where 2 * cp does not divide seq_len", has_odd_context},
     {"mixture of experts in a dtype other than fp32", has_other_expert_dtype},
-    {"expert tensor parallelism (etp > 1)", has_etp},
     {"multi-head latent attention", has_latent},
     {"norm of queries and keys (qk_norm)", has_qk_norm},
     {"sliding attention window", has_window},

@@ -100,19 +100,14 @@ static void init_param(const struct hlm_state_param *placed, uint64_t seed, floa
 {
     const struct hlm_param *param = placed->param;
     const uint64_t key = hlm_hash(HLM_HASH_START, placed->name, strlen(placed->name)) ^ seed;
-    int64_t row = 0;
-    for (int32_t s = 0; s < param->num_slices; s++) {
-        for (int64_t r = 0; r < param->slices[s].num_rows; r++, row++) {
-            const int64_t first =
-                (param->slices[s].global_row + r) * param->global_cols + param->global_col;
-            for (int64_t c = 0; c < param->cols; c++) {
-                const double normal = hlm_rng_normal(key, (uint64_t)(first + c));
-                values[row * param->cols + c] =
-                    (float)(param->init_mean + param->init_std * normal);
-            }
+    for (int64_t row = 0; row < param->rows; row++) {
+        const int64_t first =
+            hlm_param_global_row(param, row) * param->global_cols + param->global_col;
+        for (int64_t c = 0; c < param->cols; c++) {
+            const double normal = hlm_rng_normal(key, (uint64_t)(first + c));
+            values[row * param->cols + c] = (float)(param->init_mean + param->init_std * normal);
         }
     }
-    HLM_ASSERT(row == param->rows);
 }
 
 static enum hlm_status fill_zero(const struct hlm_state *state, void *data, enum hlm_dtype dtype,

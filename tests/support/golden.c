@@ -168,7 +168,7 @@ const struct hlm_plan *golden_plan(struct hlm_arena *arena, const struct hlm_mod
                                     .cp = at_least_one(layout->cp),
                                     .vpp = at_least_one(layout->vpp),
                                     .ep = at_least_one(layout->ep),
-                                    .etp = 1,
+                                    .etp = at_least_one(layout->etp),
                                     .sp = layout->sp,
                                     .zero = layout->zero,
                                     .schedule = layout->schedule,
@@ -214,10 +214,11 @@ static const char *tp_text(struct hlm_arena *arena, const struct golden_layout *
 const char *golden_layout_text(struct hlm_arena *arena, const struct golden_layout *layout)
 {
     return hlm_arena_printf(
-        arena, "dp%d tp%s%s pp%d cp%d vpp%d ep%d %s %s zero%d mbs%lld %s", at_least_one(layout->dp),
-        tp_text(arena, layout), layout->sp ? " sp" : "", at_least_one(layout->pp),
-        at_least_one(layout->cp), at_least_one(layout->vpp), at_least_one(layout->ep),
-        hlm_schedule_texts[layout->schedule], hlm_recompute_texts[layout->recompute], layout->zero,
+        arena, "dp%d tp%s%s pp%d cp%d vpp%d ep%d etp%d %s %s zero%d mbs%lld %s",
+        at_least_one(layout->dp), tp_text(arena, layout), layout->sp ? " sp" : "",
+        at_least_one(layout->pp), at_least_one(layout->cp), at_least_one(layout->vpp),
+        at_least_one(layout->ep), at_least_one(layout->etp), hlm_schedule_texts[layout->schedule],
+        hlm_recompute_texts[layout->recompute], layout->zero,
         (long long)(layout->microbatch_size > 0 ? layout->microbatch_size : 1),
         hlm_dtype_texts[layout->dtype]);
 }
