@@ -13,7 +13,7 @@ enum { NUM_WAYS = sizeof(ways) / sizeof(ways[0]) };
 
 /* What goes with a way, in turn. */
 static const struct golden_layout beside[] = {
-    {.schedule = HLM_SCHEDULE_1F1B},
+    {.schedule = HLM_SCHEDULE_ZB_V, .vpp = 2},
     {.schedule = HLM_SCHEDULE_1F1B, .sp = true},
     {.schedule = HLM_SCHEDULE_GPIPE, .recompute = HLM_RECOMPUTE_FULL},
     {.schedule = HLM_SCHEDULE_GPIPE, .sp = true, .dp = 2, .zero = 1},
@@ -25,14 +25,15 @@ static const struct golden_layout beside[] = {
     {.schedule = HLM_SCHEDULE_ZB_H2},
     {.schedule = HLM_SCHEDULE_1F1B, .sp = true, .dp = 2, .zero = 2},
     {.schedule = HLM_SCHEDULE_1F1B, .dp = 2, .zero = 3},
-    {.schedule = HLM_SCHEDULE_1F1B, .cp = 2, .sp = true}};
+    {.schedule = HLM_SCHEDULE_1F1B, .cp = 2, .sp = true},
+    {.schedule = HLM_SCHEDULE_INTERLEAVED, .vpp = 2, .sp = true}};
 enum { NUM_BESIDE = sizeof(beside) / sizeof(beside[0]) };
 
 /* Every way with every `stride`-th of what goes beside, from `first` on. */
 static void sweep_model(const char *name, int32_t first, int32_t stride, int32_t min_run,
                         train_backend_fn *backend)
 {
-    struct sweep sweep = sweep_new(name, 4, 8);
+    struct sweep sweep = sweep_new(name, 6, 8);
     sweep.num_steps = 3;
     for (int32_t i = first; i < NUM_WAYS * NUM_BESIDE; i += stride) {
         const struct way *way = &ways[i % NUM_WAYS];
@@ -51,21 +52,21 @@ static void sweep_model(const char *name, int32_t first, int32_t stride, int32_t
 static void gpt2(void **state)
 {
     (void)state;
-    sweep_model("gpt2", 0, 5, 8, hlm_backend_cpu_new);
+    sweep_model("gpt2", 1, 4, 10, hlm_backend_cpu_new);
 }
 
 /* Two heads of keys and values: tp of at most two. */
 static void llama(void **state)
 {
     (void)state;
-    sweep_model("llama", 1, 4, 8, hlm_backend_cpu_new);
+    sweep_model("llama", 0, 5, 8, hlm_backend_cpu_new);
 }
 
 /* Odd sequences: no sp. */
 static void vit(void **state)
 {
     (void)state;
-    sweep_model("vit", 2, 7, 5, hlm_backend_cpu_new);
+    sweep_model("vit", 2, 11, 3, hlm_backend_cpu_new);
 }
 
 /* Operators that run late, messages staged through the host. */
