@@ -65,8 +65,10 @@ hlm_front_search(struct hlm_arena *arena, const struct hlm_search_problem *probl
                  void *context, const struct hlm_front **out,
                  const struct hlm_plan *const **out_plans, struct hlm_err *err);
 
-/* Reads a front and checks what the table can't. */
-HLM_MUST_CHECK enum hlm_status hlm_front_read(struct hlm_arena *arena, const char *path,
-                                              const struct hlm_front **out, struct hlm_err *err);
+/* Reads a front from a text, which messages call by `name`, and checks what the table can't. */
+HLM_MUST_CHECK enum hlm_status hlm_front_read_text(struct hlm_arena *arena, const char *name,
+                                                   const char *text, size_t length,
+                                                   const struct hlm_front **out,
+                                                   struct hlm_err *err);
 
 #endif
