@@ -175,10 +175,14 @@ void hlm_view_front(FILE *out, struct hlm_arena *arena, const struct hlm_front *
         fprintf(out, "  certain no: within the profile's uncertainty another point may be both "
                      "faster and cheaper\n");
     }
+    fprintf(
+        out,
+        "\ncertificate\n  no plan on any subcluster is faster than %s, none is cheaper than %.4g\n",
+        hlm_fmt_seconds(front->least_step_s).text, 1e6 * front->offer.least_cost_per_token);
     fprintf(out,
-            "\ncertificate\n  no plan on any subcluster is faster than %s, none is cheaper than "
-            "%.4g;\n  none is both faster and cheaper than a point by more than its gap\n",
-            hlm_fmt_seconds(front->least_step_s).text, 1e6 * front->offer.least_cost_per_token);
+            "  none is both faster and cheaper than a point by more than the point's gap, and none "
+            "is missing by more than %.3f %%, asked for at most %.3g %%\n",
+            100.0 * front->gap_frac, 100.0 * front->max_gap_frac);
     fprintf(out, "  %s\n", count_subclusters(arena, &front->offer));
 }
 

@@ -376,6 +376,23 @@ static void fill_points(const struct market *market, struct hlm_front *front,
     *out_plans = plans;
 }
 
+/* The least fraction within which some point covers the best that may be on each subcluster. */
+static double find_cover(const struct market *market, const struct hlm_front *front)
+{
+    double gap = 0.0;
+    for (int32_t i = 0; i < market->num_subclusters; i++) {
+        const double bound_s = market->known[i].lower_bound_s;
+        double least = INFINITY;
+        for (int32_t p = 0; p < front->num_points; p++) {
+            const struct hlm_front_point *point = &front->points[p];
+            least = fmin(least, fmax(1 - bound_s / point->step_time_s,
+                                     1 - cost_of(market, i, bound_s) / point->cost_per_token));
+        }
+        gap = market->known[i].outcome == HLM_SUBCLUSTER_INFEASIBLE ? gap : fmax(gap, least);
+    }
+    return gap;
+}
+
 static double least_step_s(const struct market *market)
 {
     double least_s = INFINITY;
@@ -412,6 +429,7 @@ enum hlm_status hlm_front_search(struct hlm_arena *arena, const struct hlm_searc
                                 .least_step_s = least_step_s(&market),
                                 .offer = make_offer(&market)};
     fill_points(&market, front, out_plans);
+    front->gap_frac = find_cover(&market, front);
     *out = front;
     return HLM_OK;
 }

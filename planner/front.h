@@ -49,6 +49,9 @@ struct hlm_front {
     struct hlm_search_require require;
     bool runnable_only;
     double max_gap_frac;
+    /* Each plan on any subcluster takes and costs (1 - gap_frac) times what some point does, at the
+     * least: no point is missing by more than that. */
+    double gap_frac;
     double least_step_s;                  /* no plan on any subcluster is faster */
     struct hlm_plan_offer offer;          /* its gap is that of the cheapest point */
     const struct hlm_front_point *points; /* fastest first, which is dearest first */

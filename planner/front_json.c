@@ -43,6 +43,8 @@ static const struct hlm_json_field front_fields[] = {
     OBJECT(hlm_front, require, hlm_search_require_table, "what the search was restricted to"),
     TRUTH(hlm_front, runnable_only, "whether it left out what the executor does not run"),
     {ROW(hlm_front, max_gap_frac, HLM_JSON_DOUBLE, "the gap that was asked for"), .max = 1},
+    NUMBER(hlm_front, gap_frac,
+           "each plan on any subcluster is covered by a point to within this fraction in both"),
     NUMBER(hlm_front, least_step_s, "no plan on any subcluster is faster, seconds"),
     OBJECT(hlm_front, offer, hlm_plan_offer_table,
            "what could be rented, with the proof for each of its subclusters"),

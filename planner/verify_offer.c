@@ -21,25 +21,33 @@ struct claims {
     struct hlm_err *err;
 };
 
-static enum hlm_status compare(const struct claims *claims, const char *what, int32_t index,
-                               double claimed, double own)
+/* "points[2].step_time_s", or "offer.gap_frac" where index < 0. */
+static const char *path_of(const struct claims *claims, const char *object, int32_t index,
+                           const char *member)
 {
-    if (fabs(claimed - own) <= slack_frac * fabs(own) + 1e-300) {
+    return index < 0 ? hlm_arena_printf(claims->arena, "%s.%s", object, member)
+                     : hlm_arena_printf(claims->arena, "%s[%d].%s", object, index, member);
+}
+
+static enum hlm_status compare(const struct claims *claims, const char *object, int32_t index,
+                               const char *member, double claimed, double own)
+{
+    if (fabs(claimed - own) <= slack_frac * fabs(own)) {
         return HLM_OK;
     }
-    return hlm_fail(claims->err, HLM_NO, "%s, number %d: the claim is %.9g, found anew it is %.9g",
-                    what, index, claimed, own);
+    return hlm_fail(claims->err, HLM_NO, "%s: the claim is %.9g, found anew it is %.9g",
+                    path_of(claims, object, index, member), claimed, own);
 }
 
 /* As compare, of fractions of a whole. */
-static enum hlm_status compare_gap(const struct claims *claims, const char *what, int32_t index,
+static enum hlm_status compare_gap(const struct claims *claims, const char *object, int32_t index,
                                    double claimed, double own)
 {
     if (fabs(claimed - own) <= slack_frac) {
         return HLM_OK;
     }
-    return hlm_fail(claims->err, HLM_NO, "%s, number %d: the claim is %.9g, the bounds give %.9g",
-                    what, index, claimed, own);
+    return hlm_fail(claims->err, HLM_NO, "%s: the claim is %.9g, but the bounds give %.9g",
+                    path_of(claims, object, index, "gap_frac"), claimed, own);
 }
 
 /* --- the list of subclusters --- */
@@ -114,8 +122,8 @@ static enum hlm_status check_list(const struct claims *claims)
             return hlm_fail(claims->err, HLM_NO,
                             "subclusters[%d] of the offer is none, or is there twice", i);
         }
-        HLM_TRY(compare(claims, "price_per_hour of the offer's subclusters", i,
-                        some->price_per_hour, price_of(&offer->cluster, some)));
+        HLM_TRY(compare(claims, "subclusters", i, "price_per_hour", some->price_per_hour,
+                        price_of(&offer->cluster, some)));
     }
     return HLM_OK;
 }
@@ -189,10 +197,9 @@ static double least_cost(const struct claims *claims, int32_t group, double most
 static enum hlm_status check_least(const struct claims *claims, double cost)
 {
     const double least = least_cost(claims, -1, cost);
-    HLM_TRY(compare(claims, "least_cost_per_token of the offer", 0,
+    HLM_TRY(compare(claims, "offer", -1, "least_cost_per_token",
                     claims->offer->least_cost_per_token, least));
-    return compare_gap(claims, "gap_frac of the offer", 0, claims->offer->gap_frac,
-                       (cost - least) / cost);
+    return compare_gap(claims, "offer", -1, claims->offer->gap_frac, (cost - least) / cost);
 }
 
 /* --- plans --- */
@@ -242,10 +249,10 @@ static enum hlm_status check_kept(const struct claims *claims, int32_t own, doub
         HLM_TRY(price_on(claims, kept->subcluster, &kept->strategy, kept->stages, kept->num_stages,
                          &priced));
         const double cost = priced->prediction.cost_per_token;
-        HLM_TRY(compare(claims, "step_time_s of kept", i, kept->step_time_s,
+        HLM_TRY(compare(claims, "kept", i, "step_time_s", kept->step_time_s,
                         priced->prediction.step_time_s));
-        HLM_TRY(compare(claims, "cost_per_token of kept", i, kept->cost_per_token, cost));
-        HLM_TRY(compare(claims, "least_cost_per_token of kept", i, kept->least_cost_per_token,
+        HLM_TRY(compare(claims, "kept", i, "cost_per_token", kept->cost_per_token, cost));
+        HLM_TRY(compare(claims, "kept", i, "least_cost_per_token", kept->least_cost_per_token,
                         least_cost(claims, kept->group, cost)));
         if (cost < own_cost * (1 - slack_frac)) {
             return hlm_fail(claims->err, HLM_NO, "kept[%d] of the offer is cheaper than the plan",
@@ -278,8 +285,8 @@ enum hlm_status hlm_verify_offer(struct hlm_arena *arena, const struct hlm_plan 
                         "otherwise there");
     }
     const double cost = cost_of(&claims, own, plan->prediction.step_time_s);
-    HLM_TRY(
-        compare(&claims, "prediction.cost_per_token", 0, plan->prediction.cost_per_token, cost));
+    HLM_TRY(compare(&claims, "prediction", -1, "cost_per_token", plan->prediction.cost_per_token,
+                    cost));
     HLM_TRY(check_least(&claims, cost));
     HLM_TRY(check_kept(&claims, own, cost));
     double *fits_from_s = HLM_ARENA_ARRAY(arena, double, offer->num_subclusters);
@@ -311,6 +318,19 @@ static double find_gap(const struct claims *claims, const struct hlm_front_point
     return gap;
 }
 
+/* How far the best that a subcluster may hold is from the point that comes closest in both. */
+static double find_cover(const struct claims *claims, const struct hlm_front *front, int32_t index)
+{
+    const double bound_s = claims->offer->subclusters[index].lower_bound_s;
+    double least = INFINITY;
+    for (int32_t p = 0; p < front->num_points; p++) {
+        const struct hlm_front_point *point = &front->points[p];
+        least = fmin(least, fmax(1 - bound_s / point->step_time_s,
+                                 1 - cost_of(claims, index, bound_s) / point->cost_per_token));
+    }
+    return least;
+}
+
 static enum hlm_status check_point(const struct claims *claims, const struct hlm_front *front,
                                    int32_t index)
 {
@@ -319,19 +339,41 @@ static enum hlm_status check_point(const struct claims *claims, const struct hlm
     HLM_TRY(price_on(claims, point->subcluster, &point->strategy, point->stages, point->num_stages,
                      &priced));
     const struct hlm_plan_prediction *own = &priced->prediction;
-    HLM_TRY(compare(claims, "step_time_s of points", index, point->step_time_s, own->step_time_s));
+    HLM_TRY(compare(claims, "points", index, "step_time_s", point->step_time_s, own->step_time_s));
     HLM_TRY(
-        compare(claims, "tokens_per_s of points", index, point->tokens_per_s, own->tokens_per_s));
-    HLM_TRY(compare(claims, "cost_per_token of points", index, point->cost_per_token,
+        compare(claims, "points", index, "tokens_per_s", point->tokens_per_s, own->tokens_per_s));
+    HLM_TRY(compare(claims, "points", index, "cost_per_token", point->cost_per_token,
                     own->cost_per_token));
-    HLM_TRY(
-        compare_gap(claims, "gap_frac of points", index, point->gap_frac, find_gap(claims, point)));
+    HLM_TRY(compare_gap(claims, "points", index, point->gap_frac, find_gap(claims, point)));
     if (index > 0 && (point->step_time_s <= point[-1].step_time_s ||
                       point->cost_per_token >= point[-1].cost_per_token)) {
         return hlm_fail(claims->err, HLM_NO,
                         "points[%d] is not slower and cheaper than the one before it", index);
     }
     return HLM_OK;
+}
+
+/* What no point covers, and the fastest, by the bounds; then the bounds. */
+static enum hlm_status check_cover(const struct claims *claims, const struct hlm_front *front)
+{
+    double least_s = INFINITY, gap = 0.0;
+    double *fits_from_s = HLM_ARENA_ARRAY(claims->arena, double, claims->offer->num_subclusters);
+    for (int32_t i = 0; i < claims->offer->num_subclusters; i++) {
+        const struct hlm_plan_subcluster *some = &claims->offer->subclusters[i];
+        fits_from_s[i] = INFINITY;
+        for (int32_t p = 0; p < front->num_points; p++) {
+            fits_from_s[i] =
+                fmin(fits_from_s[i], fmax(front->points[p].step_time_s,
+                                          seconds_of(claims, i, front->points[p].cost_per_token)));
+        }
+        if (some->outcome != HLM_SUBCLUSTER_INFEASIBLE) {
+            gap = fmax(gap, find_cover(claims, front, i));
+            least_s = fmin(least_s, some->lower_bound_s);
+        }
+    }
+    HLM_TRY(compare(claims, "front", -1, "least_step_s", front->least_step_s, least_s));
+    HLM_TRY(compare_gap(claims, "front", -1, front->gap_frac, gap));
+    return check_bounds(claims, fits_from_s, -1);
 }
 
 static bool same_question(const struct hlm_strategy *a, const struct hlm_strategy *b)
@@ -354,8 +396,6 @@ enum hlm_status hlm_verify_front(struct hlm_arena *arena, const struct hlm_front
                                   .tokens =
                                       (double)given->global_batch_size * (double)given->seq_len,
                                   .err = err};
-    double least_s = INFINITY;
-    double *fits_from_s = HLM_ARENA_ARRAY(arena, double, offer->num_subclusters);
     HLM_TRY(check_list(&claims));
     for (int32_t p = 0; p < front->num_points; p++) {
         if (!same_question(given, &front->points[p].strategy)) {
@@ -364,17 +404,5 @@ enum hlm_status hlm_verify_front(struct hlm_arena *arena, const struct hlm_front
         HLM_TRY(check_point(&claims, front, p));
     }
     HLM_TRY(check_least(&claims, front->points[front->num_points - 1].cost_per_token));
-    for (int32_t i = 0; i < offer->num_subclusters; i++) {
-        const struct hlm_plan_subcluster *some = &offer->subclusters[i];
-        fits_from_s[i] = INFINITY;
-        for (int32_t p = 0; p < front->num_points; p++) {
-            fits_from_s[i] =
-                fmin(fits_from_s[i], fmax(front->points[p].step_time_s,
-                                          seconds_of(&claims, i, front->points[p].cost_per_token)));
-        }
-        least_s = some->outcome != HLM_SUBCLUSTER_INFEASIBLE ? fmin(least_s, some->lower_bound_s)
-                                                             : least_s;
-    }
-    HLM_TRY(compare(&claims, "least_step_s", 0, front->least_step_s, least_s));
-    return check_bounds(&claims, fits_from_s, -1);
+    return check_cover(&claims, front);
 }
