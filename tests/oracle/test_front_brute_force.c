@@ -134,7 +134,7 @@ static int32_t check_problem(struct hlm_arena *arena, const struct mixed_problem
 static void gap_0_is_the_front_of_all_plans(void **state)
 {
     (void)state;
-    enum { NUM_PROBLEMS = 40 };
+    enum { NUM_PROBLEMS = 15 };
     struct hlm_rng rng = {placement_seed(21), 0};
     int32_t num_fit = 0, num_several = 0;
     int64_t num_plans = 0;
@@ -149,7 +149,7 @@ static void gap_0_is_the_front_of_all_plans(void **state)
     }
     print_message("%lld plans; %d problems with a plan, %d with several points\n",
                   (long long)num_plans, num_fit, num_several);
-    assert_true(num_fit >= 10 && num_several >= 5);
+    assert_true(num_fit >= 5 && num_several >= 3);
 }
 
 int main(void)
