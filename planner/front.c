@@ -345,14 +345,14 @@ static bool may_beat(const struct hlm_front_point *other, const struct hlm_front
     return other->interval.low_s <= point->interval.high_s && least <= most;
 }
 
-static void mark_uncertain(struct hlm_front_point *points, int32_t num_points)
+bool hlm_front_is_uncertain(const struct hlm_front *front, int32_t index)
 {
-    for (int32_t i = 0; i < num_points; i++) {
-        for (int32_t j = 0; j < num_points; j++) {
-            points[i].within_uncertainty =
-                points[i].within_uncertainty || (i != j && may_beat(&points[j], &points[i]));
-        }
+    bool uncertain = false;
+    for (int32_t other = 0; other < front->num_points; other++) {
+        uncertain =
+            uncertain || (other != index && may_beat(&front->points[other], &front->points[index]));
     }
+    return uncertain;
 }
 
 static void fill_points(const struct market *market, struct hlm_front *front,
@@ -366,13 +366,15 @@ static void fill_points(const struct market *market, struct hlm_front *front,
         }
     }
     qsort(points, (size_t)front->num_points, sizeof(*points), fastest_first);
-    mark_uncertain(points, front->num_points);
     const struct hlm_plan **plans =
         HLM_ARENA_ARRAY(market->arena, const struct hlm_plan *, front->num_points);
     for (int32_t i = 0; i < front->num_points; i++) {
         plans[i] = market->plans[points[i].subcluster];
     }
     front->points = points;
+    for (int32_t i = 0; i < front->num_points; i++) {
+        points[i].within_uncertainty = hlm_front_is_uncertain(front, i);
+    }
     *out_plans = plans;
 }
 

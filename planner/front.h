@@ -38,9 +38,7 @@ struct hlm_front_point {
     /* No plan on any subcluster takes less than (1 - gap_frac) * step_time_s and costs less than
      * (1 - gap_frac) * cost_per_token. */
     double gap_frac;
-    /* Another point may in truth be faster and cheaper than it: it is so somewhere in the intervals
-     * of both. */
-    bool within_uncertainty;
+    bool within_uncertainty; /* hlm_front_is_uncertain */
 };
 
 struct hlm_front {
@@ -59,6 +57,9 @@ struct hlm_front {
     struct hlm_plan_meta meta;
 };
 extern const struct hlm_json_table hlm_front_table; /* kind "front" */
+
+/* Whether somewhere in the intervals of both another point is faster and cheaper than this one. */
+bool hlm_front_is_uncertain(const struct hlm_front *front, int32_t index);
 
 /* All points, and the plan of each with the certificate of its subcluster: [num_points]. As
  * hlm_front_cheapest. */

@@ -152,7 +152,12 @@ extern const struct hlm_json_table hlm_plan_table;
 HLM_MUST_CHECK enum hlm_status hlm_plan_read(struct hlm_arena *arena, const char *path,
                                              const struct hlm_plan **out, struct hlm_err *err);
 
-/* The same from a text; `name` is how messages call it. */
+/* What hlm_plan_read checks of strategy and stages: their degrees, and that the stages tile the
+ * layers. */
+HLM_MUST_CHECK enum hlm_status hlm_plan_check_placement(const struct hlm_plan *plan,
+                                                        const char *where, struct hlm_err *err);
+
+/* hlm_plan_read from a text; `name` is how messages call it. */
 HLM_MUST_CHECK enum hlm_status hlm_plan_read_text(struct hlm_arena *arena, const char *name,
                                                   const char *text, size_t length,
                                                   const struct hlm_plan **out, struct hlm_err *err);

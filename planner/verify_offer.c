@@ -204,15 +204,23 @@ static enum hlm_status check_least(const struct claims *claims, double cost)
 
 /* --- plans --- */
 
-static enum hlm_status price_on(const struct claims *claims, int32_t index,
-                                const struct hlm_strategy *strategy,
-                                const struct hlm_plan_stage *stages, int32_t num_stages,
-                                const struct hlm_plan **out)
+/* object, index: whose plan it is, for messages. */
+static enum hlm_status price_on(const struct claims *claims, const char *object, int32_t index,
+                                const struct hlm_plan *claimed, const struct hlm_plan **out)
 {
-    const struct hlm_cluster *cluster = hlm_subcluster_take(
-        claims->arena, &claims->offer->cluster, claims->offer->subclusters[index].num_nodes);
-    return hlm_plan_price(claims->arena, claims->model, cluster, strategy, stages, num_stages, out,
-                          NULL, claims->err);
+    const char *where = hlm_arena_printf(claims->arena, "%s[%d]", object, index);
+    if (hlm_plan_check_placement(claimed, where, claims->err) != HLM_OK) {
+        claims->err->status = HLM_NO;
+        return HLM_NO;
+    }
+    return hlm_plan_price(claims->arena, &claimed->model, &claimed->cluster, &claimed->strategy,
+                          claimed->stages, claimed->num_stages, out, NULL, claims->err);
+}
+
+static const struct hlm_cluster *take(const struct claims *claims, int32_t subcluster)
+{
+    return hlm_subcluster_take(claims->arena, &claims->offer->cluster,
+                               claims->offer->subclusters[subcluster].num_nodes);
 }
 
 /* The subcluster that the plan is on, by the digest of its cluster. */
@@ -222,9 +230,7 @@ static int32_t find_own(const struct claims *claims, const struct hlm_plan *plan
         const struct hlm_plan_subcluster *some = &claims->offer->subclusters[i];
         if (some->outcome == HLM_SUBCLUSTER_PLANNED &&
             some->step_time_s == plan->prediction.step_time_s) {
-            const struct hlm_cluster *cluster =
-                hlm_subcluster_take(claims->arena, &claims->offer->cluster, some->num_nodes);
-            if (strcmp(hlm_json_digest(claims->arena, &hlm_cluster_table, cluster),
+            if (strcmp(hlm_json_digest(claims->arena, &hlm_cluster_table, take(claims, i)),
                        hlm_json_digest(claims->arena, &hlm_cluster_table, &plan->cluster)) == 0) {
                 return i;
             }
@@ -246,8 +252,12 @@ static enum hlm_status check_kept(const struct claims *claims, int32_t own, doub
                             "kept[%d] of the offer: the plan uses group %d, or that one does not",
                             i, kept->group);
         }
-        HLM_TRY(price_on(claims, kept->subcluster, &kept->strategy, kept->stages, kept->num_stages,
-                         &priced));
+        const struct hlm_plan claimed = {.model = *claims->model,
+                                         .cluster = *take(claims, kept->subcluster),
+                                         .strategy = kept->strategy,
+                                         .stages = kept->stages,
+                                         .num_stages = kept->num_stages};
+        HLM_TRY(price_on(claims, "kept", i, &claimed, &priced));
         const double cost = priced->prediction.cost_per_token;
         HLM_TRY(compare(claims, "kept", i, "step_time_s", kept->step_time_s,
                         priced->prediction.step_time_s));
@@ -336,8 +346,12 @@ static enum hlm_status check_point(const struct claims *claims, const struct hlm
 {
     const struct hlm_front_point *point = &front->points[index];
     const struct hlm_plan *priced = NULL;
-    HLM_TRY(price_on(claims, point->subcluster, &point->strategy, point->stages, point->num_stages,
-                     &priced));
+    const struct hlm_plan claimed = {.model = front->model,
+                                     .cluster = *take(claims, point->subcluster),
+                                     .strategy = point->strategy,
+                                     .stages = point->stages,
+                                     .num_stages = point->num_stages};
+    HLM_TRY(price_on(claims, "points", index, &claimed, &priced));
     const struct hlm_plan_prediction *own = &priced->prediction;
     HLM_TRY(compare(claims, "points", index, "step_time_s", point->step_time_s, own->step_time_s));
     HLM_TRY(
@@ -345,6 +359,12 @@ static enum hlm_status check_point(const struct claims *claims, const struct hlm
     HLM_TRY(compare(claims, "points", index, "cost_per_token", point->cost_per_token,
                     own->cost_per_token));
     HLM_TRY(compare_gap(claims, "points", index, point->gap_frac, find_gap(claims, point)));
+    HLM_TRY(compare(claims, "points", index, "interval.low_s", point->interval.low_s,
+                    own->interval.low_s));
+    HLM_TRY(compare(claims, "points", index, "interval.high_s", point->interval.high_s,
+                    own->interval.high_s));
+    HLM_TRY(compare(claims, "points", index, "within_uncertainty", point->within_uncertainty,
+                    hlm_front_is_uncertain(front, index)));
     if (index > 0 && (point->step_time_s <= point[-1].step_time_s ||
                       point->cost_per_token >= point[-1].cost_per_token)) {
         return hlm_fail(claims->err, HLM_NO,

@@ -244,6 +244,25 @@ static void front_unordered(struct scene *scene)
     scene->points[1] = scene->found->points[0];
 }
 
+static void front_other_interval(struct scene *scene)
+{
+    scene->points[0].interval.high_s *= 1.1;
+}
+
+static void front_more_certain(struct scene *scene)
+{
+    scene->points[0].within_uncertainty = !scene->points[0].within_uncertainty;
+}
+
+static void front_other_layers(struct scene *scene)
+{
+    struct hlm_plan_stage *stages =
+        hlm_arena_memdup(scene->arena, scene->points[0].stages,
+                         (size_t)scene->points[0].num_stages * sizeof(*stages));
+    stages[0].num_layers--;
+    scene->points[0].stages = stages;
+}
+
 static void front_subcluster_twice(struct scene *scene)
 {
     scene->subclusters[1] = scene->subclusters[0];
@@ -296,6 +315,9 @@ static void lies_about_a_front_are_found(void **state)
     check_front_lies(&scene, front_smaller_gap, "front.gap_frac");
     check_front_lies(&scene, front_higher_bound, "front.least_step_s");
     check_front_lies(&scene, front_unordered, "slower and cheaper");
+    check_front_lies(&scene, front_other_interval, "points[0].interval.high_s");
+    check_front_lies(&scene, front_more_certain, "points[0].within_uncertainty");
+    check_front_lies(&scene, front_other_layers, "points[0]: $.stages");
     check_front_lies(&scene, front_subcluster_twice, "subclusters[1]");
     check_front_lies(&scene, front_subcluster_missing, "7 subclusters of 8");
     check_front_lies(&scene, front_cheap_subcluster, "subclusters[2].price_per_hour");
