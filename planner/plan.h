@@ -214,6 +214,10 @@ HLM_MUST_CHECK enum hlm_status hlm_plan_simulate(struct hlm_arena *arena,
  * trees of predicted and measured parts are about it. */
 int32_t hlm_plan_critical_rank(const struct hlm_plan_simulation *simulation);
 
+/* Copies where the ranks of a strategy stand; NULL: it does not say. */
+const struct hlm_rank_place *hlm_plan_copy_places(struct hlm_arena *arena,
+                                                  const struct hlm_strategy *strategy);
+
 /* Another plan for the same cluster as a runner-up to `plan`; its strategy and stages are copied.
  */
 struct hlm_plan_runner_up hlm_plan_as_runner_up(struct hlm_arena *arena,
