@@ -65,8 +65,12 @@ static enum hlm_status search_subcluster(struct market *market, int32_t subclust
     }
     HLM_TRY(status);
     known->lower_bound_s = fmax(known->lower_bound_s, result.lower_bound_s);
-    known->outcome = result.plan == NULL ? HLM_SUBCLUSTER_BEATEN : HLM_SUBCLUSTER_PLANNED;
-    known->step_time_s = result.plan == NULL ? 0.0 : result.plan->prediction.step_time_s;
+    known->outcome = HLM_SUBCLUSTER_BEATEN;
+    if (result.plan != NULL) {
+        known->outcome = HLM_SUBCLUSTER_PLANNED;
+        known->step_time_s = result.plan->prediction.step_time_s;
+        known->interval = result.plan->prediction.interval;
+    }
     market->plans[subcluster] = result.plan;
     return HLM_OK;
 }
