@@ -49,6 +49,7 @@ struct hlm_search_problem hlm_explain_problem(const struct hlm_plan *plan)
     if (certificate != NULL) {
         problem.require = certificate->require;
         problem.runnable_only = certificate->runnable_only;
+        problem.all_groups = certificate->all_groups;
         problem.max_gap_frac = fmin(problem.max_gap_frac, certificate->max_gap_frac);
     }
     return problem;

@@ -164,18 +164,24 @@ static void renew_rank_map(struct hlm_arena *arena, struct hlm_plan *plan)
     }
 }
 
+enum hlm_status hlm_plan_check_placement(const struct hlm_plan *plan, const char *where,
+                                         struct hlm_err *err)
+{
+    HLM_TRY(check_strategy(plan, where, err));
+    if (plan->num_stages != plan->strategy.pp * plan->strategy.vpp) {
+        return hlm_fail(err, HLM_INPUT, "%s: $.stages: expected pp * vpp = %d stages, found %d",
+                        where, plan->strategy.pp * plan->strategy.vpp, plan->num_stages);
+    }
+    return check_stages(plan, where, err);
+}
+
 static enum hlm_status check_plan(struct hlm_arena *arena, struct hlm_plan *plan, const char *where,
                                   struct hlm_err *err)
 {
     hlm_model_complete(&plan->model);
     HLM_TRY(hlm_model_validate(&plan->model, where, err));
     HLM_TRY(hlm_cluster_validate(&plan->cluster, where, err));
-    HLM_TRY(check_strategy(plan, where, err));
-    if (plan->num_stages != plan->strategy.pp * plan->strategy.vpp) {
-        return hlm_fail(err, HLM_INPUT, "%s: $.stages: expected pp * vpp = %d stages, found %d",
-                        where, plan->strategy.pp * plan->strategy.vpp, plan->num_stages);
-    }
-    HLM_TRY(check_stages(plan, where, err));
+    HLM_TRY(hlm_plan_check_placement(plan, where, err));
     HLM_TRY(find_places(arena, plan, where, err));
     if (plan->certificate != NULL && plan->certificate->offer != NULL) {
         HLM_TRY(hlm_plan_offer_check(plan->certificate->offer, where, "$.certificate.offer", err));

@@ -152,7 +152,12 @@ extern const struct hlm_json_table hlm_plan_table;
 HLM_MUST_CHECK enum hlm_status hlm_plan_read(struct hlm_arena *arena, const char *path,
                                              const struct hlm_plan **out, struct hlm_err *err);
 
-/* The same from a text; `name` is how messages call it. */
+/* What hlm_plan_read checks of strategy and stages: their degrees, and that the stages tile the
+ * layers. */
+HLM_MUST_CHECK enum hlm_status hlm_plan_check_placement(const struct hlm_plan *plan,
+                                                        const char *where, struct hlm_err *err);
+
+/* hlm_plan_read from a text; `name` is how messages call it. */
 HLM_MUST_CHECK enum hlm_status hlm_plan_read_text(struct hlm_arena *arena, const char *name,
                                                   const char *text, size_t length,
                                                   const struct hlm_plan **out, struct hlm_err *err);
@@ -208,6 +213,10 @@ HLM_MUST_CHECK enum hlm_status hlm_plan_simulate(struct hlm_arena *arena,
 /* The pipeline rank whose gradients are reduced last: it decides when the optimizers start, and the
  * trees of predicted and measured parts are about it. */
 int32_t hlm_plan_critical_rank(const struct hlm_plan_simulation *simulation);
+
+/* Copies where the ranks of a strategy stand; NULL: it does not say. */
+const struct hlm_rank_place *hlm_plan_copy_places(struct hlm_arena *arena,
+                                                  const struct hlm_strategy *strategy);
 
 /* Another plan for the same cluster as a runner-up to `plan`; its strategy and stages are copied.
  */

@@ -1,4 +1,5 @@
 #include "planner/explain.h"
+#include "tests/support/mixed_problem.h"
 #include "tests/support/small_problem.h"
 
 static const struct hlm_search_require nothing = {
@@ -567,6 +568,36 @@ static void json_reads_back(void **state)
     hlm_arena_free(arena);
 }
 
+/* Strategies over several groups outlive the searches that find them. */
+static void gains_of_several_groups_say_where_ranks_stand(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct mixed_problem mixed;
+    const int32_t devices[] = {2, 2};
+    const struct hlm_plan *plan = NULL;
+    struct hlm_explain_limits limits;
+    struct hlm_err err;
+    int32_t num_placed = 0;
+    mixed_problem_init(arena, &mixed, 2, devices, 4, 8);
+    for (int32_t g = 0; g < 2; g++) {
+        mixed.groups[g].device.memory_bytes = 300LL << 20;
+    }
+    check_ok(hlm_search(arena, &mixed.problem, NULL, NULL, &plan, &err), &err);
+    check_ok(hlm_explain_limits(arena, plan, NULL, NULL, &limits, &err), &err);
+    for (int32_t i = 0; i < limits.num_gains; i++) {
+        const struct hlm_strategy *strategy = &limits.gains[i].strategy;
+        for (int32_t pp = 0; strategy->places != NULL && pp < strategy->pp; pp++) {
+            assert_true(strategy->places[pp].tp >= 1 && strategy->places[pp].tp <= strategy->tp);
+            assert_true(strategy->places[pp].first_device >= 0 &&
+                        strategy->places[pp].first_device < 4);
+            num_placed++;
+        }
+    }
+    assert_true(num_placed > 0);
+    hlm_arena_free(arena);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -587,6 +618,7 @@ int main(void)
         cmocka_unit_test(memory_helps_where_it_limits),
         cmocka_unit_test(a_larger_batch_fills_the_pipeline),
         cmocka_unit_test(several_groups_are_searched),
+        cmocka_unit_test(gains_of_several_groups_say_where_ranks_stand),
         cmocka_unit_test(json_reads_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

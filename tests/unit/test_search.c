@@ -536,6 +536,70 @@ static void too_many_groups_are_refused(void **state)
     hlm_arena_free(arena);
 }
 
+/* A search with a cutoff ends where nothing can be faster than it, and says how fast anything could
+ * be; what is within the gap of the cutoff is found. */
+static void a_cutoff_ends_the_search(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct small_problem small;
+    struct hlm_search_result result;
+    struct hlm_err err;
+    small_problem_init(arena, &small, 8, 4, 4LL << 30, 16);
+    const struct hlm_plan *plan = search(arena, &small);
+    const double step_s = plan->prediction.step_time_s;
+    const double least_s = plan->certificate->lower_bound_s;
+    static const double above[] = {0.1, 0.5, 0.9, 0.95};
+    for (size_t i = 0; i < sizeof(above) / sizeof(above[0]); i++) {
+        const double cutoff_s = above[i] * least_s;
+        check_ok(hlm_search_below(arena, &small.problem, cutoff_s, NULL, NULL, &result, &err),
+                 &err);
+        assert_null(result.plan);
+        assert_true(result.lower_bound_s >= cutoff_s && result.lower_bound_s <= step_s);
+    }
+    const double below[] = {step_s, 2 * step_s, INFINITY};
+    for (size_t i = 0; i < sizeof(below) / sizeof(below[0]); i++) {
+        check_ok(hlm_search_below(arena, &small.problem, below[i], NULL, NULL, &result, &err),
+                 &err);
+        assert_non_null(result.plan);
+        check_close(result.plan->prediction.step_time_s, step_s, 0.01);
+        assert_true(result.lower_bound_s <= step_s);
+        check_close(result.lower_bound_s, result.plan->certificate->lower_bound_s, 0.0);
+    }
+    small.group.device.memory_bytes = 80LL << 20;
+    check_fails(hlm_search_below(arena, &small.problem, INFINITY, NULL, NULL, &result, &err),
+                HLM_NO, &err, "nothing fits");
+    hlm_arena_free(arena);
+}
+
+/* Runners-up say whether the profile is precise enough to tell them from the plan. */
+static void runners_up_know_the_uncertainty(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct small_problem small;
+    struct hlm_err err;
+    int32_t num_certain = 0, num_uncertain = 0;
+    small_problem_init(arena, &small, 8, 4, 4LL << 30, 16);
+    small.problem.top_k = 40;
+    const struct hlm_plan *plan = search(arena, &small);
+    const struct hlm_plan_interval *own = &plan->prediction.interval;
+    for (int32_t i = 0; i < plan->num_runners_up; i++) {
+        const struct hlm_plan_runner_up *runner = &plan->runners_up[i];
+        const struct hlm_plan *priced = NULL;
+        check_ok(hlm_plan_price(arena, &plan->model, &plan->cluster, &runner->strategy,
+                                runner->stages, runner->num_stages, &priced, NULL, &err),
+                 &err);
+        check_close(runner->interval.low_s, priced->prediction.interval.low_s, 1e-12);
+        check_close(runner->interval.high_s, priced->prediction.interval.high_s, 1e-12);
+        assert_true(runner->within_uncertainty == (runner->interval.low_s <= own->high_s));
+        num_uncertain += runner->within_uncertainty ? 1 : 0;
+        num_certain += runner->within_uncertainty ? 0 : 1;
+    }
+    assert_true(num_uncertain > 0 && num_certain > 0);
+    hlm_arena_free(arena);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -551,6 +615,8 @@ int main(void)
         cmocka_unit_test(infeasible_names_stage_and_bytes),
         cmocka_unit_test(infeasible_names_the_requirement),
         cmocka_unit_test(too_many_groups_are_refused),
+        cmocka_unit_test(a_cutoff_ends_the_search),
+        cmocka_unit_test(runners_up_know_the_uncertainty),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
