@@ -13,6 +13,7 @@
 #include "exec/cuda_loader.h"
 #include "exec/machine.h"
 #include "exec/profiler/profiler.h"
+#include "exec/profiler/profiler_join.h"
 #include "exec/profiler/profiler_link_queue.h"
 #include "exec/rank.h"
 
@@ -25,9 +26,9 @@ static const char *const emulate_delay_texts[] = {
 static const char *const graphs_texts[] = {"auto", "off", NULL};
 
 struct rank_options {
-    const char *plan, *data, *output, *profile, *products;
+    const char *plan, *data, *output, *profile, *join, *products;
     int backend, transport, emulate_delay, routing, graphs;
-    int64_t steps, warmup, seed, ranks, emulate_rank;
+    int64_t steps, warmup, seed, ranks, emulate_rank, repeat_operators;
     bool virtual_time, quick, count_gpus;
     double timeout_s;
 };
@@ -40,6 +41,20 @@ static const struct hlm_opt options_table[] = {
      AT(profile),
      .arg = "DIR",
      .help = "measure this machine and write its profile there"},
+    {.name = "join",
+     .type = HLM_OPT_STRING,
+     AT(join),
+     .arg = "A,B,...",
+     .help = "of a profile: measure the links between ranks alone, and join these clusters, one a "
+             "rank"},
+    {.name = "repeat-operators",
+     .type = HLM_OPT_INT64,
+     AT(repeat_operators),
+     .def = "1",
+     .arg = "K",
+     .min = 1,
+     .max = 1000,
+     .help = "profile a device that runs every operator K times (a plan says its own)"},
     {.name = "quick", .type = HLM_OPT_FLAG, AT(quick), .help = "profile in less time"},
     {.name = "ranks",
      .type = HLM_OPT_INT64,
@@ -273,6 +288,30 @@ static enum hlm_status use_products(struct hlm_arena *arena, const struct job *j
     return HLM_OK;
 }
 
+/* As the device says on which the plan has this rank; a profile, as the user says. */
+static int32_t repeats_of(const struct job *job, const struct hlm_comm *comm)
+{
+    return job->plan != NULL ? hlm_plan_rank_device(job->plan, comm->rank)->repeat_operators
+                             : (int32_t)job->options->repeat_operators;
+}
+
+static enum hlm_status repeat_operators(const struct job *job, const struct hlm_comm *comm,
+                                        const struct hlm_chosen_backend *chosen,
+                                        struct hlm_err *err)
+{
+    const int32_t times = repeats_of(job, comm);
+    if (times > 1 && chosen->cuda != NULL) {
+        return hlm_fail(err, HLM_ENV,
+                        "rank %d: its device repeats every operator %d times, which --backend cpu "
+                        "alone can do",
+                        comm->rank, times);
+    }
+    if (times > 1) {
+        hlm_backend_cpu_repeat(chosen->backend, times);
+    }
+    return HLM_OK;
+}
+
 static enum hlm_status run_rank(struct hlm_arena *arena, const struct job *job,
                                 struct hlm_comm *comm, struct hlm_heartbeat *heartbeat,
                                 const struct hlm_chosen_backend *chosen, struct hlm_err *err)
@@ -281,8 +320,15 @@ static enum hlm_status run_rank(struct hlm_arena *arena, const struct job *job,
         tell(heartbeat, "running on the CPU: ", chosen->why_not_cuda);
         tell(heartbeat, "", job->warning);
     }
+    if (job->options->join != NULL) {
+        const struct hlm_profiler_join_config config = {.directory = job->options->profile,
+                                                        .parts = job->options->join};
+        return hlm_profiler_join_run(arena, &config, comm, heartbeat, err);
+    }
+    HLM_TRY(repeat_operators(job, comm, chosen, err));
     if (job->plan == NULL) {
         const struct hlm_profiler_config config = {.directory = job->options->profile,
+                                                   .repeat_operators = repeats_of(job, comm),
                                                    .quick = job->options->quick,
                                                    .cuda = chosen->cuda,
                                                    .cuda_device = chosen->cuda_device,
@@ -403,11 +449,12 @@ static const char *settings_text(struct hlm_arena *arena, const struct rank_opti
     return hlm_arena_printf(
         arena,
         "%lld steps, %lld of them warm-up, seed %lld, --backend %s, "
-        "--transport %s, --routing %s%s%s",
+        "--transport %s, --routing %s%s%s%s",
         (long long)options->steps, (long long)options->warmup, (long long)options->seed,
         hlm_backend_choice_texts[options->backend], hlm_transport_texts[options->transport],
         hlm_routing_texts[routing_of(options)], options->virtual_time ? ", virtual time" : "",
-        options->quick ? ", a quick profile" : "");
+        options->quick ? ", a quick profile" : "",
+        options->join != NULL ? ", links between groups" : "");
 }
 
 static enum hlm_status join(struct hlm_arena *arena, const struct job *job,
@@ -529,6 +576,9 @@ static enum hlm_status check_options(const struct rank_options *options, struct 
 {
     if ((options->plan == NULL) == (options->profile == NULL)) {
         return hlm_fail(err, HLM_USAGE, "expected either --plan FILE or --profile DIR");
+    }
+    if (options->join != NULL && options->profile == NULL) {
+        return hlm_fail(err, HLM_USAGE, "--join needs --profile DIR");
     }
     if (options->emulate_rank >= 0 && options->plan == NULL) {
         return hlm_fail(err, HLM_USAGE, "--emulate-rank needs --plan FILE");

@@ -192,6 +192,9 @@ HLM_MUST_CHECK enum hlm_status hlm_plan_simulate(struct hlm_arena *arena,
  * trees of predicted and measured parts are about it. */
 int32_t hlm_plan_critical_rank(const struct hlm_plan_simulation *simulation);
 
+/* The device on which a rank runs. */
+const struct hlm_device *hlm_plan_rank_device(const struct hlm_plan *plan, int32_t rank);
+
 /* How many device groups the stages are on. */
 int32_t hlm_plan_num_groups(const struct hlm_plan_stage *stages, int32_t num_stages);
 

@@ -140,7 +140,9 @@ static enum hlm_status measure_device(struct profiler *profiler, struct hlm_devi
                                                       .source = profiler->source,
                                                       .heartbeat = profiler->heartbeat};
     struct hlm_profiler_probe before, after;
-    *out = (struct hlm_device){.name = profiler->slug, .backend = config.kind};
+    const int32_t times = profiler->config->repeat_operators;
+    *out = (struct hlm_device){
+        .name = profiler->slug, .backend = config.kind, .repeat_operators = times > 1 ? times : 1};
     HLM_TRY(hlm_profiler_probe_measure(profiler->backend, &before, err));
     warn_load(profiler, &before);
     set_memory(profiler, hlm_profiler_available_bytes(profiler->arena),
