@@ -24,10 +24,11 @@ static const char *const emulate_delay_texts[] = {
         NULL};
 
 static const char *const graphs_texts[] = {"auto", "off", NULL};
+static const char *const messages_texts[] = {"predicted", "measured", NULL};
 
 struct rank_options {
     const char *plan, *data, *output, *profile, *join, *products;
-    int backend, transport, emulate_delay, routing, graphs;
+    int backend, transport, emulate_delay, routing, graphs, messages;
     int64_t steps, warmup, seed, ranks, emulate_rank, repeat_operators;
     bool virtual_time, quick, count_gpus;
     double timeout_s;
@@ -124,6 +125,14 @@ static const struct hlm_opt options_table[] = {
      .type = HLM_OPT_FLAG,
      AT(virtual_time),
      .help = "measure by CPU time, as if every rank had a core"},
+    {.name = "messages",
+     .type = HLM_OPT_ENUM,
+     AT(messages),
+     .def = "predicted",
+     .arg = "WHENCE",
+     .enums = messages_texts,
+     .help = "in virtual time: messages between stages as the plan has them, or measured by "
+             "themselves"},
     {.name = "routing",
      .type = HLM_OPT_ENUM,
      AT(routing),
@@ -240,6 +249,7 @@ static struct hlm_rank_config rank_config(const struct job *job,
         .num_warmup_steps = (int32_t)options->warmup,
         .optimizer = hlm_optimizer_default,
         .virtual_time = options->virtual_time,
+        .measured_messages = options->virtual_time && options->messages != 0,
         .routing = routing_of(options),
         .without_graphs = options->graphs != 0,
         .timeout_s = options->timeout_s,
@@ -449,10 +459,11 @@ static const char *settings_text(struct hlm_arena *arena, const struct rank_opti
     return hlm_arena_printf(
         arena,
         "%lld steps, %lld of them warm-up, seed %lld, --backend %s, "
-        "--transport %s, --routing %s%s%s%s",
+        "--transport %s, --routing %s%s%s%s%s",
         (long long)options->steps, (long long)options->warmup, (long long)options->seed,
         hlm_backend_choice_texts[options->backend], hlm_transport_texts[options->transport],
         hlm_routing_texts[routing_of(options)], options->virtual_time ? ", virtual time" : "",
+        options->messages != 0 ? ", measured messages" : "",
         options->quick ? ", a quick profile" : "",
         options->join != NULL ? ", links between groups" : "");
 }

@@ -41,6 +41,10 @@ static void describe(struct profiler *profiler)
                                       (int)profiler->num_cores, blas, profiler->comm->ops->name),
         .date = hlm_machine_date(arena)};
     profiler->slug = hlm_profiler_slug(arena, machine.cpu_model);
+    if (profiler->config->repeat_operators > 1) {
+        profiler->slug = hlm_arena_printf(arena, "%s-repeats-%d", profiler->slug,
+                                          (int)profiler->config->repeat_operators);
+    }
 }
 
 /* --- calibration --- */

@@ -23,7 +23,7 @@ enum {
 
 static const double timeout_s = 60.0;
 /* A message of a network that takes longer is followed by none that is larger. */
-static const double long_message_s = 0.1;
+static const double long_message_s = 0.03;
 
 static double wall_s(void)
 {
