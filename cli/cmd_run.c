@@ -13,6 +13,7 @@
 #include "cli/view.h"
 #include "costmodel/lowering.h"
 #include "exec/comm/comm_emulate.h"
+#include "exec/launch/launch.h"
 #include "planner/measurement.h"
 
 static const char *const emulate_delay_texts[] = {
@@ -165,7 +166,7 @@ static enum hlm_status run_ranks(struct hlm_arena *arena, const struct run_optio
     }
     const struct hlm_ranks_job job = {.transport = choice->transport,
                                       .num_ranks = choice->num_ranks,
-                                      .hosts = options->hosts,
+                                      .hosts = choice->hosts,
                                       .args = args,
                                       .timeout_s = options->timeout_s};
     return hlm_ranks_run(arena, &job, err);
@@ -243,10 +244,14 @@ static enum hlm_status run(struct hlm_arena *arena, const void *pointer, struct 
     const struct hlm_plan *plan = NULL;
     HLM_TRY(check_options(arena, options, err));
     HLM_TRY(load_plan(arena, options, &plan, err));
+    const char *hosts = options->hosts;
+    if (hosts != NULL) {
+        HLM_TRY(hlm_launch_hosts_place(arena, hosts, plan->rank_map, plan->num_ranks, &hosts, err));
+    }
     struct hlm_ranks_choice choice = {.backend = (enum hlm_backend_choice)options->backend,
                                       .transport = (enum hlm_transport)options->transport,
                                       .num_ranks = options->emulate_rank >= 0 ? 1 : plan->num_ranks,
-                                      .hosts = options->hosts};
+                                      .hosts = hosts};
     HLM_TRY(hlm_ranks_choose(arena, &choice, err));
     const char *output = options->output;
     if (output == NULL) {
@@ -286,7 +291,8 @@ static const struct hlm_opt opts[] = {
      .type = HLM_OPT_STRING,
      AT(hosts),
      .arg = "H:SLOTS,...",
-     .help = "Machines to run on, reached as mpirun reaches them."},
+     .help = "Machines to run on, as the plan numbers their devices, reached as mpirun reaches "
+             "them."},
     {.name = "data",
      .type = HLM_OPT_STRING,
      AT(data),

@@ -554,10 +554,32 @@ static void test_hosts(void **state)
     hlm_arena_free(arena);
 }
 
+static void test_hosts_of_ranks(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    static const char text[] = "a:2,[fe80::2]:1,c:2";
+    static const int32_t in_order[] = {0, 1, 2}, turned[] = {3, 4, 0, 2}, torn[] = {0, 2, 1};
+    const char *hosts = NULL;
+    struct hlm_err err;
+    check_ok(hlm_launch_hosts_place(arena, text, in_order, 3, &hosts, &err), &err);
+    assert_string_equal(hosts, text);
+    check_ok(hlm_launch_hosts_place(arena, text, turned, 4, &hosts, &err), &err);
+    assert_string_equal(hosts, "c:2,a:1,[fe80::2]:1");
+    check_fails(hlm_launch_hosts_place(arena, text, torn, 3, &hosts, &err), HLM_ENV, &err,
+                "the plan's ranks on a are not in a row");
+    check_fails(hlm_launch_hosts_place(arena, "a:2,c", turned, 4, &hosts, &err), HLM_USAGE, &err,
+                "--hosts has no slot for device 3 of the plan, where rank 0 belongs");
+    check_fails(hlm_launch_hosts_place(arena, "a:x", turned, 4, &hosts, &err), HLM_USAGE, &err,
+                "expected host:slots,..., found \"a:x\"");
+    hlm_arena_free(arena);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hosts),
+        cmocka_unit_test(test_hosts_of_ranks),
         cmocka_unit_test(test_threads_succeed),
         cmocka_unit_test(test_processes_succeed),
         cmocka_unit_test(test_mpi_succeeds),
