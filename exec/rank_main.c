@@ -332,7 +332,8 @@ static enum hlm_status run_rank(struct hlm_arena *arena, const struct job *job,
     }
     if (job->options->join != NULL) {
         const struct hlm_profiler_join_config config = {.directory = job->options->profile,
-                                                        .parts = job->options->join};
+                                                        .parts = job->options->join,
+                                                        .quick = job->options->quick};
         return hlm_profiler_join_run(arena, &config, comm, heartbeat, err);
     }
     HLM_TRY(repeat_operators(job, comm, chosen, err));

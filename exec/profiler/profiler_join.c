@@ -7,6 +7,8 @@
 #include "exec/profiler/profiler_link.h"
 #include "profiles/cluster.h"
 
+enum { NUM_REPEATS = 9, QUICK_REPEATS = 3 };
+
 static enum hlm_status load_parts(struct hlm_arena *arena,
                                   const struct hlm_profiler_join_config *config, int32_t num_ranks,
                                   const struct hlm_cluster_part **out, struct hlm_err *err)
@@ -60,7 +62,8 @@ enum hlm_status hlm_profiler_join_run(struct hlm_arena *arena,
                                comm->ops->name);
     }
     hlm_heartbeat_set(heartbeat, -1, NULL, "messages between ranks", true);
-    HLM_TRY(hlm_profiler_pairs_measure(arena, comm, links, err));
+    HLM_TRY(hlm_profiler_pairs_measure(arena, comm, config->quick ? QUICK_REPEATS : NUM_REPEATS,
+                                       links, err));
     if (comm->rank != 0) {
         return HLM_OK;
     }

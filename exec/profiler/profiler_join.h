@@ -13,6 +13,7 @@ struct hlm_profiler_join_config {
     const char *directory; /* rank 0 writes its cluster.json; made where it does not exist */
     const char *parts;     /* as hlm_cluster_load_parts takes them, as many as ranks, in their
                               order; rank 0 reads them */
+    bool quick;            /* a third of the repetitions */
 };
 
 /* heartbeat may be NULL. HLM_INPUT: the parts; HLM_ENV: a transport between GPUs, which is not

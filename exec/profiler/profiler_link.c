@@ -110,8 +110,8 @@ enum hlm_status hlm_profiler_message_measure(struct hlm_comm *comm, int32_t firs
 }
 
 static enum hlm_status measure_link(struct hlm_arena *arena, struct hlm_comm *comm, int32_t first,
-                                    int32_t second, double longest_s, char *data,
-                                    struct hlm_link *out, struct hlm_err *err)
+                                    int32_t second, int32_t num_repeats, double longest_s,
+                                    char *data, struct hlm_link *out, struct hlm_err *err)
 {
     struct hlm_curve_point *points = HLM_ARENA_ARRAY(arena, struct hlm_curve_point, MAX_POINTS);
     int32_t num = 0;
@@ -119,7 +119,7 @@ static enum hlm_status measure_link(struct hlm_arena *arena, struct hlm_comm *co
                                             (num == 0 || points[num - 1].seconds < longest_s);
          bytes *= MESSAGE_STEP) {
         points[num].bytes = (double)bytes;
-        HLM_TRY(hlm_profiler_message_measure(comm, first, second, data, bytes, NUM_REPEATS,
+        HLM_TRY(hlm_profiler_message_measure(comm, first, second, data, bytes, num_repeats,
                                              &points[num].seconds, err));
         num++;
     }
@@ -129,7 +129,7 @@ static enum hlm_status measure_link(struct hlm_arena *arena, struct hlm_comm *co
         .needs_both_sides = true,
         .points = points,
         .num_points = num,
-        .source = {.num_samples = num * NUM_REPEATS},
+        .source = {.num_samples = num * num_repeats},
     };
     return HLM_OK;
 }
@@ -241,7 +241,7 @@ static enum hlm_status measure_world(struct hlm_arena *arena, struct hlm_comm *c
     struct hlm_profiler_links links = {
         .collectives = HLM_ARENA_ARRAY(arena, struct hlm_collective_curve, NUM_MEASURED),
         .num_collectives = NUM_MEASURED};
-    HLM_TRY(measure_link(arena, comm, 0, 1, HUGE_VAL, (char *)data, &links.link, err));
+    HLM_TRY(measure_link(arena, comm, 0, 1, NUM_REPEATS, HUGE_VAL, (char *)data, &links.link, err));
     for (int32_t i = 0; i < NUM_MEASURED; i++) {
         HLM_TRY(measure_curve(arena, comm, measured[i], data, &links.collectives[i], err));
     }
@@ -271,24 +271,27 @@ enum hlm_status hlm_profiler_links_measure(struct hlm_arena *arena, struct hlm_c
     return status;
 }
 
-static enum hlm_status measure_pairs(struct hlm_arena *arena, struct hlm_comm *comm, char *data,
-                                     struct hlm_link *out, struct hlm_err *err)
+static enum hlm_status measure_pairs(struct hlm_arena *arena, struct hlm_comm *comm,
+                                     int32_t num_repeats, char *data, struct hlm_link *out,
+                                     struct hlm_err *err)
 {
     for (int32_t first = 0; first < comm->world_size; first++) {
         for (int32_t second = first + 1; second < comm->world_size; second++) {
-            HLM_TRY(measure_link(arena, comm, first, second, long_message_s, data, out++, err));
+            HLM_TRY(measure_link(arena, comm, first, second, num_repeats, long_message_s, data,
+                                 out++, err));
         }
     }
     return HLM_OK;
 }
 
 enum hlm_status hlm_profiler_pairs_measure(struct hlm_arena *arena, struct hlm_comm *comm,
-                                           struct hlm_link *out, struct hlm_err *err)
+                                           int32_t num_repeats, struct hlm_link *out,
+                                           struct hlm_err *err)
 {
     HLM_ASSERT(comm->world_size >= 2 && !comm->ops->stream_ordered);
     void *data = NULL;
     HLM_TRY(make_data(&data, err));
-    const enum hlm_status status = measure_pairs(arena, comm, data, out, err);
+    const enum hlm_status status = measure_pairs(arena, comm, num_repeats, data, out, err);
     free(data);
     return status;
 }

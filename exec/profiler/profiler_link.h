@@ -31,12 +31,13 @@ HLM_MUST_CHECK enum hlm_status hlm_profiler_message_measure(struct hlm_comm *com
                                                             double *out, struct hlm_err *err);
 
 /* The links between every two ranks, one pair after the other: out [world_size * (world_size - 1) /
- * 2], ranks 0 1, 0 2, ..., 1 2, ..., on all ranks. Sizes end at HLM_PROFILER_MAX_MESSAGE_BYTES, or
- * where a message takes 30 ms: there only bandwidth counts. Over a host transport,
- * at least two ranks. Sources as in struct hlm_profiler_links. collective over the world */
+ * 2], ranks 0 1, 0 2, ..., 1 2, ..., on all ranks; each time the least of num_repeats. Sizes end at
+ * HLM_PROFILER_MAX_MESSAGE_BYTES, or where a message takes 30 ms: there only bandwidth counts. Over
+ * a host transport, at least two ranks. Sources as in struct hlm_profiler_links. collective over
+ * the world */
 HLM_MUST_CHECK enum hlm_status hlm_profiler_pairs_measure(struct hlm_arena *arena,
                                                           struct hlm_comm *comm,
-                                                          struct hlm_link *out,
+                                                          int32_t num_repeats, struct hlm_link *out,
                                                           struct hlm_err *err);
 
 /* Over a transport that is there: messages between ranks 0 and 1, collectives over the world (at
