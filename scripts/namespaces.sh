@@ -9,6 +9,7 @@
 # Names of namespaces hold the process id, so runs beside each other don't meet. Needs root, iproute2 and tbf.
 namespaces_prefix=hlm$$
 namespaces_num=0
+namespaces_folder=
 namespaces_agent=
 
 namespaces_hosts() {
@@ -34,14 +35,21 @@ namespaces_add() {
         2>/dev/null || true
 }
 
-# How mpirun starts its daemon on another machine: in the place of ssh.
+# How mpirun starts its daemon on another machine: in the place of ssh. Machines have folders of their own for what is
+# temporary, or the daemons would race for one by the name of the machine that they all are.
 namespaces_write_agent() {
-    namespaces_agent=$(mktemp) || return
+    local i
+    namespaces_folder=$(mktemp -d) || return
+    namespaces_agent=$namespaces_folder/agent
+    for ((i = 0; i < namespaces_num; i++)); do
+        mkdir "$namespaces_folder/$i" || return
+    done
     cat >"$namespaces_agent" <<END
 #!/usr/bin/env bash
-host=\$1
+index=\$((\${1##*.} - 1))
 shift
-exec ip netns exec $namespaces_prefix-\$((\${host##*.} - 1)) bash -c "\$*"
+export TMPDIR=$namespaces_folder/\$index
+exec ip netns exec $namespaces_prefix-\$index bash -c "\$*"
 END
     chmod +x "$namespaces_agent"
 }
@@ -67,13 +75,13 @@ namespaces_down() {
         [ -z "$pids" ] || kill -9 $pids 2>/dev/null || true
         ip netns del "$name" || true
     done
-    [ -z "$namespaces_agent" ] || rm -f "$namespaces_agent"
+    [ -z "$namespaces_folder" ] || rm -rf "$namespaces_folder"
 }
 
 namespaces_exec() {
     local index=$1
     shift
-    ip netns exec "$namespaces_prefix-$index" env \
+    ip netns exec "$namespaces_prefix-$index" env TMPDIR="$namespaces_folder/$index" \
         OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_plm_rsh_agent="$namespaces_agent" \
         OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,tcp OMPI_MCA_btl_tcp_if_include=10.77.0.0/24 \
         OMPI_MCA_oob_tcp_if_include=10.77.0.0/24 OMPI_MCA_hwloc_base_binding_policy=none \

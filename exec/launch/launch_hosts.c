@@ -68,38 +68,6 @@ static enum hlm_status fail_piece(const char *piece, struct hlm_err *err)
     return hlm_fail(err, HLM_USAGE, "--hosts: expected host:slots,..., found \"%s\"", piece);
 }
 
-enum hlm_status hlm_launch_hosts_parse(struct hlm_launch_hosts *out, struct hlm_arena *arena,
-                                       const char *text, int32_t num_ranks, struct hlm_err *err)
-{
-    struct hlm_launch_hosts hosts = {0};
-    struct hlm_text file;
-    hlm_text_init(&file, arena);
-    int64_t total = 0;
-    char *state = NULL;
-    for (char *piece = strtok_r(hlm_arena_strdup(arena, text), ",", &state); piece != NULL;
-         piece = strtok_r(NULL, ",", &state)) {
-        const char *original = hlm_arena_strdup(arena, piece);
-        char *host = NULL;
-        int32_t slots = 0;
-        if (!cut_piece(piece, &host, &slots)) {
-            return fail_piece(original, err);
-        }
-        hlm_text_printf(&file, "%s slots=%" PRId32 "\n", host, slots);
-        hosts.remote = hosts.remote || !is_this_machine(host);
-        total += slots;
-    }
-    if (total < num_ranks) {
-        return hlm_fail(err, HLM_USAGE,
-                        "--hosts gives %" PRId64 " slots, but the plan has %" PRId32 " ranks",
-                        total, num_ranks);
-    }
-    hosts.hostfile = file.text;
-    *out = hosts;
-    return HLM_OK;
-}
-
-/* --- a plan's own order --- */
-
 struct slot_host {
     char *name;
     int32_t num_slots;
@@ -127,6 +95,50 @@ static enum hlm_status cut_hosts(struct hlm_arena *arena, const char *text, stru
     *out_num = num;
     return HLM_OK;
 }
+
+/* Which hosts get how many of the ranks, filled in order. */
+static void fill_hosts(struct hlm_arena *arena, const struct slot_host *all, int32_t num_all,
+                       int32_t num_ranks, struct hlm_launch_hosts *out)
+{
+    const char **names = HLM_ARENA_ARRAY(arena, const char *, num_all);
+    int32_t *counts = HLM_ARENA_ARRAY(arena, int32_t, num_all);
+    for (int32_t i = 0; i < num_all && num_ranks > 0; i++) {
+        names[i] = all[i].name;
+        counts[i] = all[i].num_slots < num_ranks ? all[i].num_slots : num_ranks;
+        num_ranks -= counts[i];
+        out->num++;
+    }
+    out->names = names;
+    out->num_ranks = counts;
+}
+
+enum hlm_status hlm_launch_hosts_parse(struct hlm_launch_hosts *out, struct hlm_arena *arena,
+                                       const char *text, int32_t num_ranks, struct hlm_err *err)
+{
+    struct hlm_launch_hosts hosts = {0};
+    struct slot_host *all = NULL;
+    struct hlm_text file;
+    int32_t num = 0;
+    int64_t total = 0;
+    hlm_text_init(&file, arena);
+    HLM_TRY(cut_hosts(arena, text, &all, &num, err));
+    for (int32_t i = 0; i < num; i++) {
+        hlm_text_printf(&file, "%s slots=%" PRId32 "\n", all[i].name, all[i].num_slots);
+        hosts.remote = hosts.remote || !is_this_machine(all[i].name);
+        total += all[i].num_slots;
+    }
+    if (total < num_ranks) {
+        return hlm_fail(err, HLM_USAGE,
+                        "--hosts gives %" PRId64 " slots, but the plan has %" PRId32 " ranks",
+                        total, num_ranks);
+    }
+    fill_hosts(arena, all, num, num_ranks, &hosts);
+    hosts.hostfile = file.text;
+    *out = hosts;
+    return HLM_OK;
+}
+
+/* --- a plan's own order --- */
 
 /* NULL: there are fewer slots. */
 static struct slot_host *host_of_device(struct slot_host *hosts, int32_t num_hosts, int32_t device)

@@ -538,10 +538,16 @@ static void test_hosts(void **state)
     struct hlm_err err;
     check_ok(hlm_launch_hosts_parse(&hosts, arena, "localhost:2,127.0.0.1", 3, &err), &err);
     assert_string_equal(hosts.hostfile, "localhost slots=2\n127.0.0.1 slots=1\n");
+    assert_int_equal(hosts.num, 2);
+    assert_string_equal(hosts.names[1], "127.0.0.1");
+    assert_int_equal(hosts.num_ranks[1], 1);
     assert_false(hosts.remote);
     check_ok(hlm_launch_hosts_parse(&hosts, arena, "node-1.example:8,[fe80::2]:4", 12, &err), &err);
     assert_string_equal(hosts.hostfile, "node-1.example slots=8\nfe80::2 slots=4\n");
     assert_true(hosts.remote);
+    check_ok(hlm_launch_hosts_parse(&hosts, arena, "a:4,b:4,c:4", 6, &err), &err);
+    assert_int_equal(hosts.num, 2); /* the last has no rank */
+    assert_int_equal(hosts.num_ranks[1], 2);
     check_fails(hlm_launch_hosts_parse(&hosts, arena, "a:2,b:1", 4, &err), HLM_USAGE, &err,
                 "gives 3 slots, but the plan has 4 ranks");
     static const char *const wrong[] = {
