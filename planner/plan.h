@@ -92,6 +92,8 @@ struct hlm_plan_certificate {
     bool runnable_only;                /* only those that our executor runs */
     double lower_bound_s, gap_frac, max_gap_frac;
     int64_t num_columns, num_pruned_by_bound, num_infeasible, num_ilps, num_simulated;
+    int64_t num_bounds; /* computed, of families and of columns, before any ILP */
+    int64_t num_nodes;  /* of branch and bound, in all ILPs */
     struct hlm_plan_master master;
 };
 
