@@ -3,11 +3,11 @@
  * It re-enumerates all legal columns by its own nested loops over divisors and prices them through
  * the cost model. A column is out when a closed form of its own is no less than the lower bound
  * that the certificate claims, when no partition fits, or when nothing that the rows allow is below
- * the claim; partitions that are left are simulated one by one. For gpipe and 1f1b this is a label
- * DP that shares nothing with the search (no GLPK, none of bound.c, partition_dp.c,
- * stage_pattern.c); for the other schedules the rows are those of the search (verify_ranked.h). The
- * winner and the runners-up are priced again from their operator lists: step time, memory and
- * digests must be what the plan says, the counts and the gap must add up.
+ * the claim; partitions that are left are simulated one by one. For gpipe and 1f1b this is a label DP
+ * that shares nothing with the search (no GLPK, none of bound.c, partition_dp.c, stage_pattern.c);
+ * for the other schedules the rows are those of the search (verify_ranked.h). The winner and the
+ * runners-up are priced again from their operator lists: step time, memory and digests must be what
+ * the plan says, the counts and the gap must add up.
  */
 #ifndef HLM_PLANNER_VERIFY_H
 #define HLM_PLANNER_VERIFY_H
