@@ -5,19 +5,19 @@
 #include "base/log.h"
 #include "cli/cli.h"
 #include "cli/problem.h"
-#include "cli/subcluster.h"
 #include "cli/view.h"
-#include "planner/search.h"
+#include "cli/view_front.h"
+#include "planner/front.h"
 
-enum objective { OBJECTIVE_TIME, OBJECTIVE_COST };
-static const char *const objective_texts[] = {"time", "cost", NULL};
+enum objective { OBJECTIVE_TIME, OBJECTIVE_COST, OBJECTIVE_PARETO };
+static const char *const objective_texts[] = {"time", "cost", "pareto", NULL};
 
 struct plan_options {
     struct hlm_problem_options problem;
     int objective;
     const char *require;
     double max_gap;
-    int64_t top;
+    int64_t top, point;
     bool runnable;
     const char *output;
     bool json;
@@ -28,48 +28,32 @@ static void show_progress(void *context, double done, double total, const char *
     hlm_progress_update(context, done, total, detail);
 }
 
-static enum hlm_status search(struct hlm_arena *arena, const struct hlm_search_problem *problem,
-                              const struct hlm_plan **out, struct hlm_err *err)
+/* The plan of one of the objectives time and cost. */
+static enum hlm_status search(struct hlm_arena *arena, const struct plan_options *options,
+                              const struct hlm_search_problem *problem, const struct hlm_plan **out,
+                              struct hlm_err *err)
 {
     struct hlm_progress progress;
     hlm_progress_begin(&progress, stderr, "searching");
-    const enum hlm_status status = hlm_search(arena, problem, show_progress, &progress, out, err);
+    const enum hlm_status status =
+        options->objective == OBJECTIVE_COST
+            ? hlm_front_cheapest(arena, problem, show_progress, &progress, out, err)
+            : hlm_search(arena, problem, show_progress, &progress, out, err);
     hlm_progress_end(&progress);
     return status;
 }
 
-/* The fewest devices that pay, not the fastest step: the whole cluster and its parts compete by
- * their price per token. A part on which nothing fits is out; where that is so for all, the whole
- * cluster's reason is the answer. */
-static enum hlm_status search_cheapest(struct hlm_arena *arena, struct hlm_search_problem problem,
-                                       const struct hlm_plan **out, struct hlm_err *err)
+static enum hlm_status search_front(struct hlm_arena *arena,
+                                    const struct hlm_search_problem *problem,
+                                    const struct hlm_front **out,
+                                    const struct hlm_plan *const **out_plans, struct hlm_err *err)
 {
-    HLM_TRY(hlm_subcluster_check_prices(problem.cluster, err));
-    int32_t num_parts = 0;
-    const struct hlm_cluster *parts = hlm_subclusters(arena, problem.cluster, &num_parts);
-    const struct hlm_plan *best = NULL;
-    struct hlm_err first = {.status = HLM_OK};
-    for (int32_t i = 0; i < num_parts; i++) {
-        const struct hlm_plan *plan = NULL;
-        problem.cluster = &parts[i];
-        const enum hlm_status status = search(arena, &problem, &plan, err);
-        if (status != HLM_OK && status != HLM_NO) {
-            return status;
-        }
-        if (status == HLM_NO && i == 0) {
-            first = *err;
-        }
-        if (status == HLM_OK &&
-            (best == NULL || plan->prediction.cost_per_token < best->prediction.cost_per_token)) {
-            best = plan;
-        }
-    }
-    if (best == NULL) {
-        *err = first;
-        return HLM_NO;
-    }
-    *out = best;
-    return HLM_OK;
+    struct hlm_progress progress;
+    hlm_progress_begin(&progress, stderr, "searching");
+    const enum hlm_status status =
+        hlm_front_search(arena, problem, show_progress, &progress, out, out_plans, err);
+    hlm_progress_end(&progress);
+    return status;
 }
 
 /* Some models are beyond the executor under any strategy: the feature's name says more than "no
@@ -119,18 +103,48 @@ static enum hlm_status make_problem(struct hlm_arena *arena, const struct plan_o
     return HLM_OK;
 }
 
+static enum hlm_status check_point(const struct plan_options *options, struct hlm_err *err)
+{
+    return options->point == 0 || options->objective == OBJECTIVE_PARETO
+               ? HLM_OK
+               : hlm_fail(err, HLM_USAGE, "--point names a plan of --objective pareto");
+}
+
+/* The front, or the plan of one of its points. */
+static enum hlm_status run_pareto(struct hlm_arena *arena, const struct plan_options *options,
+                                  const struct hlm_search_problem *problem, struct hlm_err *err)
+{
+    const double before_s = hlm_cli_cpu_seconds();
+    const struct hlm_front *front = NULL;
+    const struct hlm_plan *const *plans = NULL;
+    HLM_TRY(search_front(arena, problem, &front, &plans, err));
+    const double search_cpu_s = hlm_cli_cpu_seconds() - before_s;
+    if (options->point > front->num_points) {
+        return hlm_fail(err, HLM_NO, "--point %lld: the front has %d %s", (long long)options->point,
+                        front->num_points, front->num_points == 1 ? "point" : "points");
+    }
+    return options->point > 0 ? hlm_view_answer(arena, plans[options->point - 1], search_cpu_s,
+                                                options->output, options->json, err)
+                              : hlm_view_front_answer(arena, front, search_cpu_s, options->output,
+                                                      options->json, err);
+}
+
 static enum hlm_status run(struct hlm_arena *arena, const void *pointer, struct hlm_err *err)
 {
     const struct plan_options *options = pointer;
     struct hlm_search_problem problem;
+    HLM_TRY(check_point(options, err));
     HLM_TRY(make_problem(arena, options, &problem, err));
+    if (options->objective != OBJECTIVE_TIME) {
+        HLM_TRY(hlm_subclusters_check_prices(
+            problem.cluster, hlm_problem_cluster_file(arena, options->problem.cluster), err));
+    }
+    if (options->objective == OBJECTIVE_PARETO) {
+        return run_pareto(arena, options, &problem, err);
+    }
     const double before_s = hlm_cli_cpu_seconds();
     const struct hlm_plan *found = NULL;
-    if (options->objective == OBJECTIVE_COST) {
-        HLM_TRY(search_cheapest(arena, problem, &found, err));
-    } else {
-        HLM_TRY(search(arena, &problem, &found, err));
-    }
+    HLM_TRY(search(arena, options, &problem, &found, err));
     return hlm_view_answer(arena, found, hlm_cli_cpu_seconds() - before_s, options->output,
                            options->json, err);
 }
@@ -142,8 +156,10 @@ static const struct hlm_opt opts[] = {
      .offset = offsetof(struct plan_options, objective),
      .def = "time",
      .arg = "OBJECTIVE",
-     .help = "The fastest step on all devices, or the lowest price per token: then the whole "
-             "cluster competes with each of its groups and with 1, 2, 4, ... of their nodes.",
+     .help = "The fastest step (time), the lowest price per token (cost), or all plans that none "
+             "is both faster and cheaper than (pareto). For cost and pareto all parts of the "
+             "cluster compete: of each group no nodes, all, or a part of them that divides them or "
+             "is a power of two. Devices that a part leaves out cost nothing.",
      .enums = objective_texts},
     {.name = "require",
      .type = HLM_OPT_STRING,
@@ -168,6 +184,14 @@ static const struct hlm_opt opts[] = {
      .help = "Number of runners-up.",
      .min = 0,
      .max = 1000},
+    {.name = "point",
+     .type = HLM_OPT_INT64,
+     .offset = offsetof(struct plan_options, point),
+     .def = "0",
+     .arg = "K",
+     .help = "With --objective pareto: the plan of the K-th point instead of all points.",
+     .min = 0,
+     .max = 1e9},
     {.name = "runnable",
      .type = HLM_OPT_FLAG,
      .offset = offsetof(struct plan_options, runnable),
@@ -177,11 +201,11 @@ static const struct hlm_opt opts[] = {
      .type = HLM_OPT_STRING,
      .offset = offsetof(struct plan_options, output),
      .arg = "FILE",
-     .help = "Write the plan to FILE."},
+     .help = "Write the plan (of --objective pareto: the points) to FILE."},
     {.name = "json",
      .type = HLM_OPT_FLAG,
      .offset = offsetof(struct plan_options, json),
-     .help = "Print the plan as JSON."},
+     .help = "Print it as JSON."},
     {.name = NULL}};
 const struct hlm_command hlm_cmd_plan = {
     .name = "plan",

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 const char *const hlm_problem_dtype_texts[] = {"auto",
 #define X(name, text, bytes) text,
@@ -30,6 +31,14 @@ static enum hlm_status check_dtype(struct hlm_arena *arena, const struct hlm_clu
                         hlm_dtype_texts[dtype], device->name, hlm_dtype_texts[dtype], has.text);
     }
     return HLM_OK;
+}
+
+const char *hlm_problem_cluster_file(struct hlm_arena *arena, const char *cluster)
+{
+    struct stat about;
+    return stat(cluster, &about) == 0 && S_ISDIR(about.st_mode)
+               ? hlm_arena_printf(arena, "%s/cluster.json", cluster)
+               : cluster;
 }
 
 enum hlm_status hlm_problem_load(struct hlm_arena *arena, const struct hlm_problem_options *options,

@@ -75,6 +75,9 @@ HLM_MUST_CHECK enum hlm_status hlm_problem_load(struct hlm_arena *arena,
                                                 const struct hlm_problem_options *options,
                                                 struct hlm_problem *out, struct hlm_err *err);
 
+/* How messages call what --cluster names: of a folder its cluster.json, else the text itself. */
+const char *hlm_problem_cluster_file(struct hlm_arena *arena, const char *cluster);
+
 /* "tp=8,schedule=1f1b" of --require into *out, whose free values say "free" where nothing is
  * required. HLM_USAGE: unknown key or bad value. */
 HLM_MUST_CHECK enum hlm_status hlm_problem_require(struct hlm_arena *arena, const char *text,

@@ -7,6 +7,7 @@
 #include "base/fmt.h"
 #include "cli/cli.h"
 #include "cli/text_table.h"
+#include "cli/view_front.h"
 
 /* ---- one line ---- */
 
@@ -404,7 +405,9 @@ void hlm_view_certificate(FILE *out, const struct hlm_plan_certificate *certific
 
 void hlm_view_runners_up(FILE *out, struct hlm_arena *arena, const struct hlm_plan *plan)
 {
-    static const char *const headers[] = {">step time", ">slower", "strategy", "recompute", NULL};
+    static const char *const headers[] = {">step time", ">slower",   "certain",
+                                          "strategy",   "recompute", NULL};
+    int32_t num_uncertain = 0;
     if (plan->num_runners_up == 0) {
         return;
     }
@@ -416,12 +419,20 @@ void hlm_view_runners_up(FILE *out, struct hlm_arena *arena, const struct hlm_pl
         const char *const cells[] = {
             hlm_arena_strdup(arena, hlm_fmt_seconds(runner->step_time_s).text),
             hlm_arena_strdup(arena, hlm_fmt_percent(slower).text),
-            hlm_view_strategy(arena, &runner->strategy),
+            runner->within_uncertainty ? "no" : "yes", hlm_view_strategy(arena, &runner->strategy),
             hlm_view_recompute(arena, runner->stages, runner->num_stages)};
         hlm_text_table_add(&table, cells);
+        num_uncertain += runner->within_uncertainty ? 1 : 0;
     }
     fprintf(out, "runners-up\n");
     hlm_text_table_print(&table, out, 2);
+    if (num_uncertain > 0) {
+        fprintf(out,
+                "  certain no: within the profile's uncertainty (%s to %s for the plan) it may be "
+                "the faster one; a measurement decides\n",
+                hlm_fmt_seconds(plan->prediction.interval.low_s).text,
+                hlm_fmt_seconds(plan->prediction.interval.high_s).text);
+    }
 }
 
 void hlm_view_plan(FILE *out, struct hlm_arena *arena, const struct hlm_plan *plan)
@@ -437,10 +448,33 @@ void hlm_view_plan(FILE *out, struct hlm_arena *arena, const struct hlm_plan *pl
         fprintf(out, "\n");
         hlm_view_certificate(out, plan->certificate);
     }
+    if (plan->certificate != NULL && plan->certificate->offer != NULL) {
+        fprintf(out, "\n");
+        hlm_view_offer(out, arena, plan);
+    }
     if (plan->num_runners_up > 0) {
         fprintf(out, "\n");
         hlm_view_runners_up(out, arena, plan);
     }
+}
+
+struct hlm_plan_meta hlm_view_stamp(struct hlm_arena *arena, double search_cpu_s)
+{
+    return (struct hlm_plan_meta){.search_cpu_s = search_cpu_s,
+                                  .date = hlm_cli_date(arena),
+                                  .host = hlm_cli_host(arena),
+                                  .hlmplan_version = HLM_VERSION};
+}
+
+enum hlm_status hlm_view_deliver(const char *text, const char *output, bool json, bool *out_shown,
+                                 struct hlm_err *err)
+{
+    if (output != NULL) {
+        HLM_TRY(hlm_file_write(output, text, strlen(text), err));
+    }
+    *out_shown = json || (output != NULL && strcmp(output, "-") == 0);
+    return json && (output == NULL || strcmp(output, "-") != 0) ? hlm_print_text(text, err)
+                                                                : HLM_OK;
 }
 
 enum hlm_status hlm_view_answer(struct hlm_arena *arena, const struct hlm_plan *plan,
@@ -448,20 +482,12 @@ enum hlm_status hlm_view_answer(struct hlm_arena *arena, const struct hlm_plan *
                                 struct hlm_err *err)
 {
     struct hlm_plan stamped = *plan;
-    stamped.meta = (struct hlm_plan_meta){.search_cpu_s = search_cpu_s,
-                                          .date = hlm_cli_date(arena),
-                                          .host = hlm_cli_host(arena),
-                                          .hlmplan_version = HLM_VERSION};
-    const char *text = hlm_json_write(arena, &hlm_plan_table, &stamped, false);
-    if (output != NULL) {
-        HLM_TRY(hlm_file_write(output, text, strlen(text), err));
+    bool shown = false;
+    stamped.meta = hlm_view_stamp(arena, search_cpu_s);
+    HLM_TRY(hlm_view_deliver(hlm_json_write(arena, &hlm_plan_table, &stamped, false), output, json,
+                             &shown, err));
+    if (!shown) {
+        hlm_view_plan(stdout, arena, &stamped);
     }
-    if (output != NULL && strcmp(output, "-") == 0) {
-        return HLM_OK;
-    }
-    if (json) {
-        return hlm_print_text(text, err);
-    }
-    hlm_view_plan(stdout, arena, &stamped);
     return HLM_OK;
 }

@@ -47,4 +47,12 @@ HLM_MUST_CHECK enum hlm_status hlm_view_answer(struct hlm_arena *arena, const st
                                                double search_cpu_s, const char *output, bool json,
                                                struct hlm_err *err);
 
+/* What varies between equal runs, for the meta of an answer. */
+struct hlm_plan_meta hlm_view_stamp(struct hlm_arena *arena, double search_cpu_s);
+
+/* The machine's form of an answer to where it is wanted: the file `output`, stdout. *out_shown: it
+ * is on stdout, or nothing is wanted there. */
+HLM_MUST_CHECK enum hlm_status hlm_view_deliver(const char *text, const char *output, bool json,
+                                                bool *out_shown, struct hlm_err *err);
+
 #endif

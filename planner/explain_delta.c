@@ -88,8 +88,7 @@ void hlm_explain_compare(struct hlm_arena *arena, const struct hlm_plan *plan,
         .tokens_per_s = other->tokens_per_s,
         .lower_bound_s = certificate != NULL ? certificate->lower_bound_s : 0.0,
         .interval = other->interval,
-        .within_uncertainty = one->interval.low_s <= other->interval.high_s &&
-                              other->interval.low_s <= one->interval.high_s,
+        .within_uncertainty = hlm_plan_intervals_meet(&one->interval, &other->interval),
         .parts = hlm_explain_subtract(arena, &one->parts, &other->parts),
         .memory = memory,
         .num_memory = num_memory};

@@ -1,3 +1,4 @@
+#include "planner/plan_offer.h"
 #include "planner/plan_places.h"
 
 #include <string.h>
@@ -165,6 +166,9 @@ static enum hlm_status check_plan(struct hlm_arena *arena, struct hlm_plan *plan
     }
     HLM_TRY(check_stages(plan, where, err));
     HLM_TRY(find_places(arena, plan, where, err));
+    if (plan->certificate != NULL && plan->certificate->offer != NULL) {
+        HLM_TRY(hlm_plan_offer_check(plan->certificate->offer, where, "$.certificate.offer", err));
+    }
     renew_rank_map(arena, plan);
     return check_rank_map(arena, plan, where, err);
 }

@@ -44,6 +44,13 @@ struct hlm_plan_interval {
     double low_s, high_s; /* from the spread of the profile's fits */
 };
 extern const struct hlm_json_table hlm_plan_interval_table;
+
+/* Whether they overlap. */
+static inline bool hlm_plan_intervals_meet(const struct hlm_plan_interval *a,
+                                           const struct hlm_plan_interval *b)
+{
+    return a->low_s <= b->high_s && b->low_s <= a->high_s;
+}
 extern const struct hlm_json_table hlm_stage_memory_table;
 
 struct hlm_plan_prediction {
@@ -74,6 +81,8 @@ enum hlm_proof {
 };
 extern const char *const hlm_proof_texts[];
 
+struct hlm_plan_offer;
+
 struct hlm_plan_master {
     enum hlm_proof status;
     double objective_s; /* least proved bound over its columns = best-first answer */
@@ -86,15 +95,18 @@ struct hlm_search_require {
     int32_t dp, tp, pp, cp, vpp, ep, sp, zero, schedule, recompute;
     int64_t microbatch_size;
 };
+extern const struct hlm_json_table hlm_search_require_table;
 
 struct hlm_plan_certificate {
     struct hlm_search_require require; /* the columns that it speaks of, */
-    bool runnable_only;                /* only those that our executor runs */
+    bool runnable_only;                /* only those that our executor runs, */
+    bool all_groups;                   /* only those that use all device groups */
     double lower_bound_s, gap_frac, max_gap_frac;
     int64_t num_columns, num_pruned_by_bound, num_infeasible, num_ilps, num_simulated;
     int64_t num_bounds; /* computed, of families and of columns, before any ILP */
     int64_t num_nodes;  /* of branch and bound, in all ILPs */
     struct hlm_plan_master master;
+    const struct hlm_plan_offer *offer; /* of a plan that was chosen by price: plan_offer.h */
 };
 
 struct hlm_plan_runner_up {
@@ -102,6 +114,10 @@ struct hlm_plan_runner_up {
     const struct hlm_plan_stage *stages;
     int32_t num_stages;
     double step_time_s;
+    struct hlm_plan_interval interval;
+    /* The intervals of plan and runner-up overlap: the profile is not precise enough to say which
+     * of the two is faster. */
+    bool within_uncertainty;
 };
 
 struct hlm_plan_digests {
@@ -113,6 +129,7 @@ struct hlm_plan_meta {
     double search_cpu_s;
     const char *date, *host, *hlmplan_version; /* filled by the CLI */
 };
+extern const struct hlm_json_table hlm_plan_meta_table;
 
 struct hlm_plan {
     struct hlm_model model;
@@ -193,6 +210,12 @@ HLM_MUST_CHECK enum hlm_status hlm_plan_simulate(struct hlm_arena *arena,
 /* The pipeline rank whose gradients are reduced last: it decides when the optimizers start, and the
  * trees of predicted and measured parts are about it. */
 int32_t hlm_plan_critical_rank(const struct hlm_plan_simulation *simulation);
+
+/* Another plan for the same cluster as a runner-up to `plan`; its strategy and stages are copied.
+ */
+struct hlm_plan_runner_up hlm_plan_as_runner_up(struct hlm_arena *arena,
+                                                const struct hlm_plan *other,
+                                                const struct hlm_plan *plan);
 
 /* How many device groups the stages are on. */
 int32_t hlm_plan_num_groups(const struct hlm_plan_stage *stages, int32_t num_stages);

@@ -1,5 +1,5 @@
 /* The field tables of the kind "plan". */
-#include "planner/plan.h"
+#include "planner/plan_offer.h"
 
 static const struct hlm_json_field recompute_fields[] = {
     {.name = "none",
@@ -245,8 +245,8 @@ static const struct hlm_json_field require_fields[] = {
      .max = 9e15,
      .doc = "sequences, 0: free"},
     {0}};
-static const struct hlm_json_table require_table = {"require", sizeof(struct hlm_search_require),
-                                                    require_fields};
+const struct hlm_json_table hlm_search_require_table = {
+    "require", sizeof(struct hlm_search_require), require_fields};
 
 #define CERTIFICATE(member) .offset = offsetof(struct hlm_plan_certificate, member)
 #define CERTIFICATE_COUNT(member, text)                                                            \
@@ -265,12 +265,17 @@ static const struct hlm_json_field certificate_fields[] = {
      .type = HLM_JSON_OBJECT,
      CERTIFICATE(require),
      .flags = HLM_FIELD_REQUIRED,
-     .table = &require_table,
+     .table = &hlm_search_require_table,
      .doc = "what the search was restricted to"},
     {.name = "runnable_only",
      .type = HLM_JSON_BOOL,
      CERTIFICATE(runnable_only),
      .doc = "whether it left out what the executor does not run"},
+    {.name = "all_groups",
+     .type = HLM_JSON_BOOL,
+     CERTIFICATE(all_groups),
+     .flags = HLM_FIELD_OMIT_DEFAULT,
+     .doc = "whether it left out what lets a device group idle"},
     {.name = "lower_bound_s",
      .type = HLM_JSON_DOUBLE,
      CERTIFICATE(lower_bound_s),
@@ -302,6 +307,13 @@ static const struct hlm_json_field certificate_fields[] = {
      .flags = HLM_FIELD_REQUIRED,
      .table = &master_table,
      .doc = "the ILP that picks among all surviving columns at once"},
+    {.name = "offer",
+     .type = HLM_JSON_POINTER,
+     CERTIFICATE(offer),
+     .flags = HLM_FIELD_OMIT_DEFAULT,
+     .table = &hlm_plan_offer_table,
+     .doc =
+         "of a plan that was chosen by price: what else could be rented, and what it would cost"},
     {0}};
 static const struct hlm_json_table certificate_table = {
     "certificate", sizeof(struct hlm_plan_certificate), certificate_fields};
@@ -326,6 +338,15 @@ static const struct hlm_json_field runner_fields[] = {
      RUNNER(step_time_s),
      .flags = HLM_FIELD_REQUIRED,
      .doc = "seconds, simulated"},
+    {.name = "interval",
+     .type = HLM_JSON_OBJECT,
+     RUNNER(interval),
+     .table = &hlm_plan_interval_table,
+     .doc = "step time within the spread of the profile's fits"},
+    {.name = "within_uncertainty",
+     .type = HLM_JSON_BOOL,
+     RUNNER(within_uncertainty),
+     .doc = "the intervals of plan and runner-up overlap: the profile can't tell which is faster"},
     {0}};
 static const struct hlm_json_table runner_table = {"runner_up", sizeof(struct hlm_plan_runner_up),
                                                    runner_fields};
@@ -357,7 +378,8 @@ static const struct hlm_json_field meta_fields[] = {
     META(host, "where"),
     META(hlmplan_version, "by which version"),
     {0}};
-static const struct hlm_json_table meta_table = {"meta", sizeof(struct hlm_plan_meta), meta_fields};
+const struct hlm_json_table hlm_plan_meta_table = {"meta", sizeof(struct hlm_plan_meta),
+                                                   meta_fields};
 
 #define PLAN(member) .offset = offsetof(struct hlm_plan, member)
 static const struct hlm_json_field plan_fields[] = {
@@ -423,7 +445,7 @@ static const struct hlm_json_field plan_fields[] = {
      .type = HLM_JSON_OBJECT,
      PLAN(meta),
      .flags = HLM_FIELD_META,
-     .table = &meta_table,
+     .table = &hlm_plan_meta_table,
      .doc = "what varies between equal runs"},
     {0}};
 const struct hlm_json_table hlm_plan_table = {"plan", sizeof(struct hlm_plan), plan_fields};

@@ -58,6 +58,27 @@ void hlm_plan_rank_memory(const struct hlm_model *model, const struct hlm_pricer
     hlm_arena_free(scratch);
 }
 
+struct hlm_plan_runner_up hlm_plan_as_runner_up(struct hlm_arena *arena,
+                                                const struct hlm_plan *other,
+                                                const struct hlm_plan *plan)
+{
+    const struct hlm_plan_interval *interval = &other->prediction.interval;
+    struct hlm_plan_runner_up runner = {
+        .strategy = other->strategy,
+        .stages = hlm_arena_memdup(arena, other->stages,
+                                   (size_t)other->num_stages * sizeof(*other->stages)),
+        .num_stages = other->num_stages,
+        .step_time_s = other->prediction.step_time_s,
+        .interval = *interval,
+        .within_uncertainty = hlm_plan_intervals_meet(interval, &plan->prediction.interval)};
+    if (other->strategy.places != NULL) {
+        runner.strategy.places =
+            hlm_arena_memdup(arena, other->strategy.places,
+                             (size_t)other->strategy.pp * sizeof(*other->strategy.places));
+    }
+    return runner;
+}
+
 int32_t hlm_plan_num_groups(const struct hlm_plan_stage *stages, int32_t num_stages)
 {
     int32_t num = 0;

@@ -179,8 +179,7 @@ bool hlm_rank_ilp_add(struct hlm_ilp *ilp, struct hlm_rank_set *set,
         return false;
     }
     add_assignment_rows(&builder);
-    const int32_t num_chunks = hlm_rank_set_problem(set)->held[0].num_chunks;
-    if (hlm_rank_set_is_led_by_minors(set) && num_chunks <= 2) {
+    if (hlm_rank_set_is_led_by_minors(set)) {
         add_order_rows(&builder);
     }
     const int32_t step = hlm_ilp_add_column(ilp, 1.0, false);

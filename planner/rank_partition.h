@@ -45,14 +45,4 @@ bool hlm_rank_choose_recompute(struct hlm_arena *scratch, const struct hlm_rank_
 void hlm_rank_add_rows(struct hlm_arena *arena, struct hlm_rank_problem *problem,
                        const struct hlm_rank_partition *partition);
 
-/* Calls visit for every partition that is within the caps and has path rows below cutoff, with
- * every choice of recompute that no other beats in the backward of all stages, and its simulated
- * step; cutoff being what the last visit returned (at first that of the caps). *work: simulated
- * actions and other steps that may be made still, counted down. False: it ran out. */
-typedef double hlm_rank_visit(void *context, const struct hlm_rank_partition *partition,
-                              double step_s);
-bool hlm_rank_list(struct hlm_arena *scratch, const struct hlm_rank_problem *problem,
-                   const struct hlm_rank_caps *caps, double *work, hlm_rank_visit *visit,
-                   void *context);
-
 #endif

@@ -3,8 +3,8 @@
  * gpipe and 1f1b have bounds of their own (bound.h). All others are bounded by the path rows of
  * schedule/simulate_paths.h: a step is at least
  *
- *     sum_{stage, kind of action} a_k[stage][kind] * seconds + transfers + reductions + sync + max
- * O
+ *     sum_{stage, kind of action} a_k[stage][kind] * seconds + transfers + reductions + sync
+ *         + max O
  *
  * for each row k, whatever the partition. A rank may own several stages, whose memory is one; their
  * numbers of layers differ by one at most (as frameworks have it; layers that are heaped on one
@@ -13,16 +13,18 @@
  * a rank with two stages a load may also say how many layers stand on the first (even numbers leave
  * one or two possibilities), and then which these are: where the d layers of one kind come before
  * all others and are fewer than ranks, stages 1 .. p-1 have at least one layer each, so these d
- * stand on first stages of ranks, in front of the others there. What follows is a relaxation, so a
- * bound of it is a bound of every partition:
+ * stand on first stages of ranks, in front of the others there. Of such a load the memory is exact,
+ * and so is what it takes in a row: the least over its choices of recompute. What follows for all
+ * others is a relaxation, so a bound of it is a bound of every partition:
  *
  *   order     which layers a rank takes is left open, their number is not; a stage has only those
- * that leave enough for the stages in front and behind a_k       each kind's layers stand on the
- * stages where a_k is smallest, as far as even numbers of layers allow; what recompute adds counts
- * by the smallest a_k of the rank memory    of the rows h of hlm_schedule_held three; in each,
- * layers stand where h is smallest and those that recompute where it is largest recompute the least
- * backward that this memory allows, of B and of I each by itself reduction, optimizer, static
- * bytes: the least sum over the stages of the rank, each by itself
+ *             that leave enough for the stages in front and behind
+ *   a_k       each kind's layers stand on the stages where a_k is smallest, as far as even numbers
+ *             of layers allow; what recompute adds counts by the smallest a_k of the rank
+ *   memory    of the rows h of hlm_schedule_held three; in each, layers stand where h is smallest
+ *             and those that recompute where it is largest
+ *   recompute the least backward that this memory allows, of B and of I each by itself
+ *   reduction, optimizer, static bytes: the least sum over the stages of the rank, each by itself
  */
 #ifndef HLM_PLANNER_RANK_SET_H
 #define HLM_PLANNER_RANK_SET_H
@@ -75,15 +77,18 @@ struct hlm_rank_set *hlm_rank_set_new(struct hlm_arena *arena,
                                       const struct hlm_rank_problem *problem, double cutoff_s);
 /* Takes the rows that its problem has now in place of those it had. */
 void hlm_rank_set_read_rows(struct hlm_rank_set *set);
+/* Takes the rows that its problem has got behind those it had. */
+void hlm_rank_set_read_more_rows(struct hlm_rank_set *set);
 const struct hlm_rank_problem *hlm_rank_set_problem(const struct hlm_rank_set *set);
 int32_t hlm_rank_set_total(const struct hlm_rank_set *set, bool major); /* layers of a kind */
+int32_t hlm_rank_set_minor(const struct hlm_rank_set *set);             /* the kind with fewer */
 int32_t hlm_rank_set_most(const struct hlm_rank_set *set); /* major layers of a load, at most */
 const struct hlm_rank_load *hlm_rank_load_get(struct hlm_rank_set *set, int32_t rank, int32_t minor,
                                               int32_t major);
 
 /* Whether loads can say how many layers the first of two stages has. */
 bool hlm_rank_set_is_placed(const struct hlm_rank_set *set);
-/* Whether a load can have so many there (all else may be possible without that it is asked). */
+/* Whether a load can have so many there, memory included. */
 bool hlm_rank_load_has_first(const struct hlm_rank_set *set, int32_t rank, int32_t minor,
                              int32_t major, int32_t first);
 /* Whether the minor layers come before all others, on first stages of ranks in ascending order: a

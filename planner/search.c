@@ -384,9 +384,15 @@ struct listing {
     bool gave_up;
 };
 
-double hlm_search_goal_s(const struct hlm_search_state *search)
+/* The best step less the gap that is allowed. */
+static double within_gap_s(const struct hlm_search_state *search)
 {
     return hlm_search_best_step_s(search) * (1 - search->problem->max_gap_frac) * (1 - tie_frac);
+}
+
+double hlm_search_goal_s(const struct hlm_search_state *search)
+{
+    return fmin(within_gap_s(search), search->cutoff_s);
 }
 
 static double simulate_listed(void *context, const struct hlm_partition *partition)
@@ -470,12 +476,18 @@ static bool advance(struct hlm_search_state *search, struct hlm_search_candidate
     }
 }
 
+/* Nothing is below the cutoff, and nothing that was found is within the gap of it. */
+static bool is_beaten(const struct hlm_search_state *search, const struct hlm_search_candidate *top)
+{
+    return top->bound_s >= search->cutoff_s && within_gap_s(search) > search->cutoff_s;
+}
+
 /* The gap is closed, or cannot be, and the least ILP is known: no open column has a smaller bound.
- */
+ * Or the cutoff is reached. */
 static bool gap_is_done(const struct hlm_search_state *search,
                         const struct hlm_search_candidate *top)
 {
-    if (top->level == HLM_LEVEL_GIVEN_UP) {
+    if (top->level == HLM_LEVEL_GIVEN_UP || is_beaten(search, top)) {
         return true;
     }
     if (top->bound_s < hlm_search_goal_s(search)) {
@@ -582,20 +594,64 @@ static enum hlm_status explain_infeasible(struct hlm_search_state *search, struc
 }
 
 static enum hlm_status search_columns(struct hlm_arena *arena, struct hlm_search_state *search,
-                                      const struct hlm_plan **out, struct hlm_err *err)
+                                      struct hlm_search_result *out, struct hlm_err *err)
 {
     const struct hlm_column_family *families = NULL;
     int32_t num_families = 0;
     HLM_TRY(hlm_columns_families(search->kept, search->problem, &families, &num_families, err));
     init_heap(search, families, num_families);
     close_gap(search);
+    if (search->heap_size > 0 && is_beaten(search, &search->heap[0])) {
+        *out = (struct hlm_search_result){.lower_bound_s = search->heap[0].bound_s};
+        return HLM_OK;
+    }
     find_runners_up(search);
     if (search->certificate.num_columns == 0) {
         *err = search->refusal;
         return HLM_NO;
     }
-    return search->num_planned == 0 ? explain_infeasible(search, err)
-                                    : hlm_search_answer(arena, search, out, err);
+    if (search->num_planned == 0) {
+        return search->explains ? explain_infeasible(search, err)
+                                : hlm_fail(err, HLM_NO, "nothing fits");
+    }
+    const struct hlm_plan *plan = NULL;
+    HLM_TRY(hlm_search_answer(arena, search, &plan, err));
+    *out = (struct hlm_search_result){plan, plan->certificate->lower_bound_s};
+    return HLM_OK;
+}
+
+static enum hlm_status run_search(struct hlm_arena *arena, struct hlm_search_state search,
+                                  struct hlm_search_result *out, struct hlm_err *err)
+{
+    HLM_TRY(hlm_ilp_check_solver(err));
+    search.kept = hlm_arena_new();
+    search.scratch = hlm_arena_new();
+    search.is_least_proved = true;
+    search.work_left = 4e8;
+    search.certificate =
+        (struct hlm_plan_certificate){.require = search.problem->require,
+                                      .runnable_only = search.problem->runnable_only,
+                                      .all_groups = search.problem->all_groups};
+    search.cache = hlm_pricer_cache_new(search.kept, search.problem);
+    const enum hlm_status status = search_columns(arena, &search, out, err);
+    for (int32_t i = 0; i < search.num_expanded; i++) {
+        hlm_arena_free(search.expanded[i]->arena);
+    }
+    hlm_arena_free(search.scratch);
+    hlm_arena_free(search.kept);
+    return status;
+}
+
+enum hlm_status
+hlm_search_below(struct hlm_arena *arena, const struct hlm_search_problem *problem, double cutoff_s,
+                 void (*progress)(void *context, double done, double total, const char *detail),
+                 void *context, struct hlm_search_result *out, struct hlm_err *err)
+{
+    const struct hlm_search_state search = {.problem = problem,
+                                            .cutoff_s = cutoff_s,
+                                            .progress = progress,
+                                            .progress_context = context};
+    return run_search(arena, search, out, err);
 }
 
 /* --- all device groups --- */
@@ -618,11 +674,7 @@ static const struct hlm_plan *compare_all_groups(struct hlm_arena *arena,
             memcpy(runners, plan->runners_up,
                    (size_t)plan->num_runners_up * sizeof(*plan->runners_up));
         }
-        runners[plan->num_runners_up] =
-            (struct hlm_plan_runner_up){.strategy = other->strategy,
-                                        .stages = other->stages,
-                                        .num_stages = other->num_stages,
-                                        .step_time_s = other->prediction.step_time_s};
+        runners[plan->num_runners_up] = hlm_plan_as_runner_up(arena, other, plan);
         compared->runners_up = runners;
         compared->num_runners_up++;
     }
@@ -648,25 +700,15 @@ enum hlm_status hlm_search(struct hlm_arena *arena, const struct hlm_search_prob
                                             const char *detail),
                            void *context, const struct hlm_plan **out, struct hlm_err *err)
 {
-    HLM_TRY(hlm_ilp_check_solver(err));
-    struct hlm_search_state search = {
-        .problem = problem,
-        .kept = hlm_arena_new(),
-        .scratch = hlm_arena_new(),
-        .is_least_proved = true,
-        .work_left = 4e8,
-        .certificate = {.require = problem->require, .runnable_only = problem->runnable_only},
-        .progress = progress,
-        .progress_context = context};
-    search.cache = hlm_pricer_cache_new(search.kept, problem);
-    const enum hlm_status status = search_columns(arena, &search, out, err);
-    for (int32_t i = 0; i < search.num_expanded; i++) {
-        hlm_arena_free(search.expanded[i]->arena);
-    }
-    hlm_arena_free(search.scratch);
-    hlm_arena_free(search.kept);
-    if (status == HLM_OK && !all_groups_are_known(problem, *out)) {
-        *out = compare_all_groups(arena, problem, *out);
-    }
-    return status;
+    const struct hlm_search_state search = {.problem = problem,
+                                            .cutoff_s = (double)INFINITY,
+                                            .explains = true,
+                                            .progress = progress,
+                                            .progress_context = context};
+    struct hlm_search_result result;
+    HLM_TRY(run_search(arena, search, &result, err));
+    *out = all_groups_are_known(problem, result.plan)
+               ? result.plan
+               : compare_all_groups(arena, problem, result.plan);
+    return HLM_OK;
 }

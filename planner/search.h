@@ -37,4 +37,19 @@ hlm_search(struct hlm_arena *arena, const struct hlm_search_problem *problem,
            void (*progress)(void *context, double done, double total, const char *detail),
            void *context, const struct hlm_plan **out, struct hlm_err *err);
 
+/* What is known when a search ends. */
+struct hlm_search_result {
+    const struct hlm_plan *plan; /* NULL: none is below the cutoff */
+    double lower_bound_s;        /* no plan is faster */
+};
+
+/* The same search, but one that goes on only while some plan may be faster than cutoff_s seconds
+ * (INFINITY: no cutoff); without the comparison to all groups, and without an explanation in err
+ * where nothing fits. A plan that is slower than the cutoff is given where it is within
+ * max_gap_frac of it. */
+HLM_MUST_CHECK enum hlm_status
+hlm_search_below(struct hlm_arena *arena, const struct hlm_search_problem *problem, double cutoff_s,
+                 void (*progress)(void *context, double done, double total, const char *detail),
+                 void *context, struct hlm_search_result *out, struct hlm_err *err);
+
 #endif

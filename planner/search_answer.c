@@ -121,35 +121,37 @@ static void fill_certificate(struct hlm_search_state *search, int32_t num_solved
         certificate->num_columns - certificate->num_infeasible - num_solved;
 }
 
-static const struct hlm_rank_place *copy_places(struct hlm_arena *arena,
-                                                const struct hlm_strategy *strategy)
+/* The plan of a column's best partition, priced from its operators. */
+static enum hlm_status price_column(struct hlm_arena *arena, const struct hlm_search_state *search,
+                                    const struct hlm_search_column *expanded,
+                                    const struct hlm_plan **out, struct hlm_err *err)
 {
-    return strategy->places == NULL
-               ? NULL
-               : hlm_arena_memdup(arena, strategy->places,
-                                  (size_t)strategy->pp * sizeof(*strategy->places));
+    HLM_TRY(hlm_plan_price(arena, search->problem->model, search->problem->cluster,
+                           &expanded->column.strategy, expanded->stages,
+                           hlm_column_num_stages(&expanded->column), out, NULL, err));
+    HLM_ASSERT(fabs((*out)->prediction.step_time_s - expanded->best_step_s) <=
+               1e-9 * expanded->best_step_s);
+    return HLM_OK;
 }
 
-static const struct hlm_plan_runner_up *
-make_runners_up(struct hlm_arena *arena, const struct hlm_search_state *search, int32_t *out_num)
+/* Adds them to the plan. */
+static enum hlm_status add_runners_up(struct hlm_arena *arena,
+                                      const struct hlm_search_state *search, struct hlm_plan *plan,
+                                      struct hlm_err *err)
 {
     const int32_t others = search->num_planned - 1, top_k = search->problem->top_k;
-    *out_num = others < top_k ? others : top_k;
+    plan->num_runners_up = others < top_k ? others : top_k;
     struct hlm_plan_runner_up *runners =
-        HLM_ARENA_ARRAY(arena, struct hlm_plan_runner_up, *out_num);
-    for (int32_t i = 0; i < *out_num; i++) {
-        const struct hlm_search_column *expanded = search->planned[i + 1];
-        const int32_t p = hlm_column_num_stages(&expanded->column);
-        runners[i] = (struct hlm_plan_runner_up){
-            .strategy = expanded->column.strategy,
-            .stages =
-                hlm_arena_memdup(arena, expanded->stages, (size_t)p * sizeof(*expanded->stages)),
-            .num_stages = p,
-            .step_time_s = expanded->best_step_s};
-        runners[i].strategy.places =
-            copy_places(arena, &expanded->column.strategy); /* the search's own are freed */
+        HLM_ARENA_ARRAY(arena, struct hlm_plan_runner_up, plan->num_runners_up);
+    for (int32_t i = 0; i < plan->num_runners_up; i++) {
+        const struct hlm_arena_mark mark = hlm_arena_mark(search->scratch);
+        const struct hlm_plan *priced = NULL;
+        HLM_TRY(price_column(search->scratch, search, search->planned[i + 1], &priced, err));
+        runners[i] = hlm_plan_as_runner_up(arena, priced, plan);
+        hlm_arena_rewind(search->scratch, mark);
     }
-    return runners;
+    plan->runners_up = runners;
+    return HLM_OK;
 }
 
 static int32_t count_solved(const struct hlm_search_state *search)
@@ -166,17 +168,13 @@ enum hlm_status hlm_search_answer(struct hlm_arena *arena, struct hlm_search_sta
 {
     const struct hlm_search_column *best = search->planned[0];
     const struct hlm_plan *priced = NULL;
-    HLM_TRY(hlm_plan_price(arena, search->problem->model, search->problem->cluster,
-                           &best->column.strategy, best->stages,
-                           hlm_column_num_stages(&best->column), &priced, NULL, err));
-    HLM_ASSERT(fabs(priced->prediction.step_time_s - best->best_step_s) <=
-               1e-9 * best->best_step_s);
+    HLM_TRY(price_column(arena, search, best, &priced, err));
     HLM_TRY(solve_master(search, err));
     fill_certificate(search, count_solved(search));
     struct hlm_plan *plan = HLM_ARENA_NEW(arena, struct hlm_plan);
     *plan = *priced;
     plan->certificate = hlm_arena_memdup(arena, &search->certificate, sizeof(search->certificate));
-    plan->runners_up = make_runners_up(arena, search, &plan->num_runners_up);
+    HLM_TRY(add_runners_up(arena, search, plan, err));
     *out = plan;
     return HLM_OK;
 }

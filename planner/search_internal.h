@@ -50,6 +50,8 @@ struct hlm_search_candidate {
 
 struct hlm_search_state {
     const struct hlm_search_problem *problem;
+    double cutoff_s; /* see hlm_search_below; INFINITY: none */
+    bool explains;   /* says why nothing fits, which takes longer than to see that nothing does */
     struct hlm_arena *kept, *scratch;
     struct hlm_pricer_cache *cache;
     struct hlm_search_candidate *heap; /* least bound first */
@@ -73,7 +75,7 @@ double hlm_search_best_step_s(const struct hlm_search_state *search);
 /* Nothing slower than this is wanted: neither as the plan nor as a runner-up. */
 double hlm_search_limit_s(const struct hlm_search_state *search);
 
-/* What the search need not go below: the best step less the gap that is allowed. */
+/* What the search need not go below: the best step less the gap that is allowed, or the cutoff. */
 double hlm_search_goal_s(const struct hlm_search_state *search);
 
 /* A partition of the column was simulated: keeps its stages if it is the column's best. `stages`

@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "planner/rank_ilp.h"
+#include "planner/rank_list.h"
 #include "planner/search_internal.h"
 
 /* Nodes of one ILP; what is proved until then counts. */

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "planner/rank_ilp.h"
+#include "planner/rank_list.h"
 
 struct judging {
     struct hlm_arena *arena; /* for schedules and simulations */

@@ -7,6 +7,7 @@
 
 #include "base/rng.h"
 #include "planner/rank_ilp.h"
+#include "planner/rank_list.h"
 #include "planner/rank_partition.h"
 #include "tests/support/check.h"
 #include "tests/support/placement.h"
@@ -199,6 +200,14 @@ static void check_bounds(const struct brute *brute, const struct hlm_sim_costs *
                     step_s * slack);
     }
     assert_true(hlm_rank_bound_s(brute->set, minors, majors, NULL) <= step_s * slack);
+    if (hlm_rank_set_is_placed(brute->set)) {
+        int32_t firsts[MAX_STAGES];
+        for (int32_t r = 0; r < ranks->order->num_ranks; r++) {
+            firsts[r] = count_of(brute, ranks->held[r].stages[0]);
+            assert_true(hlm_rank_load_has_first(brute->set, r, minors[r], majors[r], firsts[r]));
+        }
+        assert_true(hlm_rank_bound_s(brute->set, minors, majors, firsts) <= step_s * slack);
+    }
 }
 
 static void simulate_choice(struct brute *brute)

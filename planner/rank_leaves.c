@@ -1,0 +1,169 @@
+#include <math.h>
+#include <string.h>
+
+#include "planner/rank_list_internal.h"
+
+/* Rows that a simulation leaves: its longest paths. */
+enum { NUM_LEARNED = 2 };
+/* Steps of a listing's work that finding the paths takes for each place of the order. */
+static const double path_work = 8.0;
+
+/* The least times of any option of each stage of the rank. */
+static void set_least_times(const struct hlm_rank_listing *listing, int32_t rank)
+{
+    const struct hlm_rank_held *held = &listing->problem.held[rank];
+    for (int32_t c = 0; c < held->num_chunks; c++) {
+        double least_s[HLM_SIM_NUM_KINDS] = {INFINITY, INFINITY, INFINITY, INFINITY};
+        for (const struct hlm_rank_option *option = listing->options[rank]; option != NULL;
+             option = option->next) {
+            for (int32_t action = 0; action < HLM_SIM_NUM_KINDS; action++) {
+                least_s[action] =
+                    fmin(least_s[action], option->seconds[c * HLM_SIM_NUM_KINDS + action]);
+            }
+        }
+        hlm_rank_costs_set_times(&listing->costs, held->stages[c], least_s);
+    }
+}
+
+/* False: a rank has no option. */
+static bool find_all_options(struct hlm_rank_listing *listing)
+{
+    for (int32_t r = 0; r < listing->problem.order->num_ranks; r++) {
+        listing->options[r] =
+            hlm_rank_options_find(listing->scratch, &listing->problem, r, &listing->partition,
+                                  listing->takes, listing->work);
+        if (listing->options[r] == NULL) {
+            return false;
+        }
+        set_least_times(listing, r);
+    }
+    return true;
+}
+
+/* --- rows --- */
+
+/* Whether the rows exclude the times that are set. */
+static bool are_excluded(const struct hlm_rank_listing *listing)
+{
+    const struct hlm_rank_problem *problem = &listing->problem;
+    for (int32_t k = problem->num_rows - 1; k >= 0; k--) {
+        *listing->work -= problem->order->num_stages;
+        if (hlm_path_row_s(problem->order, &problem->rows[k], &listing->costs.sim) >
+            listing->cutoff_s) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static struct hlm_path_row copy_row(struct hlm_arena *arena, const struct hlm_sim_order *order,
+                                    const struct hlm_path_row *row)
+{
+    const size_t n = (size_t)order->num_stages;
+    return (struct hlm_path_row){
+        .rank = row->rank,
+        .actions =
+            hlm_arena_memdup(arena, row->actions, n * HLM_SIM_NUM_KINDS * sizeof(*row->actions)),
+        .transfers = hlm_arena_memdup(arena, row->transfers, n * sizeof(*row->transfers)),
+        .ends = hlm_arena_memdup(arena, row->ends, (size_t)order->num_ranks * sizeof(*row->ends))};
+}
+
+/* The problem gets one row more. */
+static void append_row(struct hlm_rank_listing *listing, const struct hlm_path_row *row)
+{
+    struct hlm_rank_problem *problem = &listing->problem;
+    struct hlm_path_row *rows =
+        HLM_ARENA_ARRAY(listing->kept, struct hlm_path_row, problem->num_rows + 1);
+    memcpy(rows, problem->rows, (size_t)problem->num_rows * sizeof(*rows));
+    rows[problem->num_rows++] = copy_row(listing->kept, problem->order, row);
+    problem->rows = rows;
+}
+
+/* Takes those of the rows at the times that are set that exclude these, the largest first. */
+static void learn(struct hlm_rank_listing *listing)
+{
+    const struct hlm_sim_order *order = listing->problem.order;
+    const struct hlm_arena_mark mark = hlm_arena_mark(listing->scratch);
+    const struct hlm_path_row *rows =
+        hlm_sim_path_rows(listing->scratch, order, &listing->costs.sim);
+    const int32_t num_rows = hlm_sim_num_path_rows(order);
+    double below_s = INFINITY;
+    *listing->work -= path_work * order->num_places;
+    for (int i = 0; i < NUM_LEARNED; i++) {
+        double largest_s = listing->cutoff_s;
+        const struct hlm_path_row *largest = NULL;
+        for (int32_t k = 0; k < num_rows; k++) {
+            const double row_s = hlm_path_row_s(order, &rows[k], &listing->costs.sim);
+            if (row_s > largest_s && row_s < below_s) {
+                largest_s = row_s;
+                largest = &rows[k];
+            }
+        }
+        if (largest == NULL) {
+            break;
+        }
+        append_row(listing, largest);
+        below_s = largest_s;
+    }
+    hlm_arena_rewind(listing->scratch, mark);
+}
+
+/* --- all choices --- */
+
+static void set_option(const struct hlm_rank_listing *listing, int32_t rank,
+                       const struct hlm_rank_option *option)
+{
+    const struct hlm_rank_held *held = &listing->problem.held[rank];
+    for (int32_t c = 0; c < held->num_chunks; c++) {
+        const int32_t s = held->stages[c];
+        listing->partition.full[s] = option->full[c];
+        listing->partition.selective[s] = option->selective[c];
+        hlm_rank_costs_set_times(&listing->costs, s, &option->seconds[c * HLM_SIM_NUM_KINDS]);
+    }
+}
+
+static void simulate(struct hlm_rank_listing *listing)
+{
+    const struct hlm_sim_order *order = listing->problem.order;
+    *listing->work -= order->num_places;
+    const double step_s = hlm_sim_order_step(listing->scratch, order, &listing->costs.sim);
+    listing->cutoff_s = listing->visit(listing->context, &listing->partition, step_s);
+    if (step_s > listing->cutoff_s) {
+        learn(listing);
+    }
+}
+
+/* All options of the ranks from `rank` on; those of the ranks in front are set, these have their
+ * least times. */
+static void try_options(struct hlm_rank_listing *listing, int32_t rank)
+{
+    if (*listing->work <= 0.0 || are_excluded(listing)) {
+        return;
+    }
+    while (rank < listing->problem.order->num_ranks && listing->options[rank]->next == NULL) {
+        set_option(listing, rank, listing->options[rank]);
+        rank++;
+    }
+    if (rank == listing->problem.order->num_ranks) {
+        simulate(listing);
+        return;
+    }
+    for (const struct hlm_rank_option *option = listing->options[rank]; option != NULL;
+         option = option->next) {
+        set_option(listing, rank, option);
+        try_options(listing, rank + 1);
+    }
+    set_least_times(listing, rank);
+}
+
+void hlm_rank_try_options(struct hlm_rank_listing *listing)
+{
+    const struct hlm_arena_mark mark = hlm_arena_mark(listing->scratch);
+    for (int32_t s = 0; s < listing->problem.order->num_stages; s++) {
+        hlm_rank_costs_set_holding(&listing->problem, &listing->costs, &listing->partition, s);
+    }
+    if (find_all_options(listing)) {
+        try_options(listing, 0);
+    }
+    hlm_arena_rewind(listing->scratch, mark);
+}
