@@ -138,7 +138,11 @@ const char *hlm_param_global_name(struct hlm_arena *arena, enum hlm_block_kind k
 int32_t hlm_op_num_operands(enum hlm_op_kind kind)
 {
     HLM_ASSERT((int)kind >= 0 && kind < HLM_NUM_OPS);
-    return (int32_t)strlen(signatures[kind].modes);
+    int32_t num = 0;
+    while (signatures[kind].modes[num] != '\0') { /* few: a call to count them takes longer */
+        num++;
+    }
+    return num;
 }
 
 bool hlm_op_reads(const struct hlm_op *op, int32_t operand)

@@ -158,7 +158,7 @@ struct hlm_strategy hlm_strategy_at(const struct hlm_strategy *strategy, int32_t
  * also the last and the first) divide one another, and tied embeddings need one tp at both ends;
  * zero in 0..3; inputs and activations go to the host only where the backward is not split; seq_len
  * within learned positions; at most 2^30 ranks, 2^32 tokens a microbatch and pp * vpp *
- * num_microbatches of 2^22; ... HLM_NO with the reason. */
+ * num_microbatches of 2^22; ... HLM_NO with the reason; err may be NULL. */
 HLM_MUST_CHECK enum hlm_status hlm_strategy_check(const struct hlm_strategy *strategy,
                                                   const struct hlm_model *model,
                                                   struct hlm_err *err);

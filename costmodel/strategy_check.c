@@ -37,6 +37,9 @@ static enum hlm_status must_divide(struct count divisor, struct count total, str
     if (total.value % divisor.value == 0) {
         return HLM_OK;
     }
+    if (err == NULL) {
+        return HLM_NO;
+    }
     char nearest[80];
     nearest_divisors(divisor.value, total.value, nearest, sizeof nearest);
     return hlm_fail(err, HLM_NO, "%s = %lld does not divide %s = %lld%s", divisor.name,

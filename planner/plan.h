@@ -103,6 +103,8 @@ struct hlm_plan_certificate {
     bool all_groups;                   /* only those that use all device groups */
     double lower_bound_s, gap_frac, max_gap_frac;
     int64_t num_columns, num_pruned_by_bound, num_infeasible, num_ilps, num_simulated;
+    int64_t num_bounds; /* computed, of families and of columns, before any ILP */
+    int64_t num_nodes;  /* of branch and bound, in all ILPs */
     struct hlm_plan_master master;
     const struct hlm_plan_offer *offer; /* of a plan that was chosen by price: plan_offer.h */
 };
