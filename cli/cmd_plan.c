@@ -156,17 +156,18 @@ static const struct hlm_opt opts[] = {
      .offset = offsetof(struct plan_options, objective),
      .def = "time",
      .arg = "OBJECTIVE",
-     .help = "The fastest step (time), the lowest price per token (cost), or all plans that none "
-             "is both faster and cheaper than (pareto). For cost and pareto all parts of the "
-             "cluster compete: of each group no nodes, all, or a part of them that divides them or "
-             "is a power of two. Devices that a part leaves out cost nothing.",
+     .help =
+         "The fastest step (time), the lowest price per token (cost), or all plans that none "
+         "is both faster and cheaper than (pareto). For cost and pareto all subclusters compete: "
+         "none of the nodes of a group, all, or as many as divide them or are a power of two. "
+         "Devices that are left out cost nothing.",
      .enums = objective_texts},
     {.name = "require",
      .type = HLM_OPT_STRING,
      .offset = offsetof(struct plan_options, require),
      .arg = "K=V,...",
      .help = "What the plan must have, such as tp=8,schedule=1f1b: dp, tp, pp, ep, sp=true|false, "
-             "zero, schedule, recompute, microbatch_size."},
+             "zero, schedule, recompute, microbatch_size, offload."},
     {.name = "max-gap",
      .type = HLM_OPT_DOUBLE,
      .offset = offsetof(struct plan_options, max_gap),
@@ -187,10 +188,9 @@ static const struct hlm_opt opts[] = {
     {.name = "point",
      .type = HLM_OPT_INT64,
      .offset = offsetof(struct plan_options, point),
-     .def = "0",
      .arg = "K",
      .help = "With --objective pareto: the plan of the K-th point instead of all points.",
-     .min = 0,
+     .min = 1,
      .max = 1e9},
     {.name = "runnable",
      .type = HLM_OPT_FLAG,

@@ -13,6 +13,7 @@
 #include "compare/compare.h"
 #include "compare/validate.h"
 #include "planner/explain.h"
+#include "planner/front.h"
 #include "planner/measurement.h"
 #include "planner/plan.h"
 #include "schedule/timeline.h"
@@ -23,9 +24,9 @@
 enum { MAX_PAGE_BYTES = 16 << 20 };
 
 static const struct hlm_json_table *const kinds[] = {
-    &hlm_model_table,      &hlm_device_table,      &hlm_cluster_table,
-    &hlm_plan_table,       &hlm_timeline_table,    &hlm_measurement_table,
-    &hlm_comparison_table, &hlm_explanation_table, &hlm_validation_table};
+    &hlm_model_table,      &hlm_device_table,      &hlm_cluster_table,    &hlm_plan_table,
+    &hlm_timeline_table,   &hlm_measurement_table, &hlm_comparison_table, &hlm_explanation_table,
+    &hlm_validation_table, &hlm_front_table};
 enum { NUM_KINDS = sizeof(kinds) / sizeof(kinds[0]) };
 
 struct docs {

@@ -89,10 +89,12 @@ static int32_t find_shown(const struct hlm_plan_offer *offer, int32_t shown[MAX_
 
 static void print_subclusters(FILE *out, struct hlm_arena *arena, const struct hlm_plan *plan)
 {
-    static const char *const headers[] = {"devices", ">step time", ">price", ">dearer", NULL};
+    static const char *const headers[] = {"devices", ">step time", ">price",
+                                          ">dearer", "certain",    NULL};
     const struct hlm_plan_offer *offer = plan->certificate->offer;
     const double own = plan->prediction.cost_per_token;
     int32_t shown[MAX_SHOWN];
+    bool any_uncertain = false;
     const int32_t num = find_shown(offer, shown);
     struct hlm_text_table table;
     hlm_text_table_init(&table, arena, headers);
@@ -100,13 +102,20 @@ static void print_subclusters(FILE *out, struct hlm_arena *arena, const struct h
         const struct hlm_plan_subcluster *subcluster = &offer->subclusters[shown[i]];
         const double cost = hlm_plan_cost_per_token(subcluster->price_per_hour,
                                                     subcluster->step_time_s, plan_tokens(plan));
+        const bool is_plan = cost <= own * (1 + 1e-9);
+        const bool uncertain = !is_plan && hlm_plan_may_be_cheaper(subcluster, plan);
+        const char *certain = is_plan ? "the plan" : uncertain ? "no" : "yes";
+        any_uncertain = any_uncertain || uncertain;
         const char *const cells[] = {subcluster_text(arena, offer, subcluster),
                                      copy(arena, hlm_fmt_seconds(subcluster->step_time_s)),
                                      price_text(arena, cost),
-                                     copy(arena, hlm_fmt_percent(cost / own - 1))};
+                                     copy(arena, hlm_fmt_percent(cost / own - 1)), certain};
         hlm_text_table_add(&table, cells);
     }
     hlm_text_table_print(&table, out, 2);
+    if (any_uncertain) {
+        fprintf(out, "  certain no: within the profile's uncertainty it may be the cheaper one\n");
+    }
 }
 
 static void print_kept(FILE *out, const struct hlm_plan_offer *offer, double own)
@@ -175,10 +184,14 @@ void hlm_view_front(FILE *out, struct hlm_arena *arena, const struct hlm_front *
         fprintf(out, "  certain no: within the profile's uncertainty another point may be both "
                      "faster and cheaper\n");
     }
+    fprintf(
+        out,
+        "\ncertificate\n  no plan on any subcluster is faster than %s, none is cheaper than %.4g\n",
+        hlm_fmt_seconds(front->least_step_s).text, 1e6 * front->offer.least_cost_per_token);
     fprintf(out,
-            "\ncertificate\n  no plan on any subcluster is faster than %s, none is cheaper than "
-            "%.4g;\n  none is both faster and cheaper than a point by more than its gap\n",
-            hlm_fmt_seconds(front->least_step_s).text, 1e6 * front->offer.least_cost_per_token);
+            "  none is both faster and cheaper than a point by more than the point's gap, and none "
+            "is missing by more than %.3f %%, asked for at most %.3g %%\n",
+            100.0 * front->gap_frac, 100.0 * front->max_gap_frac);
     fprintf(out, "  %s\n", count_subclusters(arena, &front->offer));
 }
 

@@ -29,6 +29,10 @@ static const struct limit_row limit_rows[] = {
     {"expert_parallel", HLM_EXPLAIN_LIMIT_EXPERT_PARALLEL},
     {"data_parallel", HLM_EXPLAIN_LIMIT_DATA_PARALLEL},
     {"optimizer", HLM_EXPLAIN_LIMIT_OPTIMIZER},
+    {"offload", HLM_EXPLAIN_LIMIT_MEMORY_CAPACITY},
+    {"to_host_s", HLM_EXPLAIN_LIMIT_MEMORY_CAPACITY},
+    {"host_update_s", HLM_EXPLAIN_LIMIT_MEMORY_CAPACITY},
+    {"to_device_s", HLM_EXPLAIN_LIMIT_MEMORY_CAPACITY},
 };
 
 static enum hlm_explain_limit limit_of(const char *name, enum hlm_explain_limit outer)
@@ -210,9 +214,10 @@ static bool keep_plan(struct hlm_arena *arena, const struct hlm_search_problem *
                           plan->num_stages, out, NULL, &unused) == HLM_OK;
 }
 
-/* The better of what a search finds (within its gap) and the plan as it is. */
-static enum hlm_status reach(const struct hlm_search_problem *problem, const struct hlm_plan *plan,
-                             struct reached *out, struct hlm_err *err)
+/* The better of what a search finds (within its gap) and the plan as it is. Its places are in
+ * `kept_arena`. */
+static enum hlm_status reach(struct hlm_arena *kept_arena, const struct hlm_search_problem *problem,
+                             const struct hlm_plan *plan, struct reached *out, struct hlm_err *err)
 {
     struct hlm_arena *arena = hlm_arena_new();
     const struct hlm_plan *found = NULL, *kept = NULL;
@@ -224,6 +229,7 @@ static enum hlm_status reach(const struct hlm_search_problem *problem, const str
             kept->prediction.step_time_s <= out->step_time_s) {
             *out = reached_by(kept, fmin(lower_bound_s, kept->prediction.step_time_s));
         }
+        out->strategy.places = hlm_plan_copy_places(kept_arena, &out->strategy);
     }
     hlm_arena_free(arena);
     return status;
@@ -252,7 +258,7 @@ find_gains(struct hlm_arena *arena, const struct hlm_plan *plan,
 {
     const struct hlm_search_problem problem = hlm_explain_problem(plan);
     struct reached now;
-    HLM_TRY(reach(&problem, plan, &now, err));
+    HLM_TRY(reach(arena, &problem, plan, &now, err));
     out->best_step_time_s = now.step_time_s;
     out->best_tokens_per_s = now.tokens_per_s;
     struct hlm_explain_gain *gains = HLM_ARENA_ARRAY(arena, struct hlm_explain_gain, NUM_WHAT_IFS);
@@ -263,7 +269,7 @@ find_gains(struct hlm_arena *arena, const struct hlm_plan *plan,
             progress(context, i, NUM_WHAT_IFS, hlm_explain_input_texts[what_ifs[i].input]);
         }
         hlm_explain_input_scale(arena, &changed, what_ifs[i].input, what_ifs[i].factor);
-        const enum hlm_status status = reach(&changed, plan, &reached, err);
+        const enum hlm_status status = reach(arena, &changed, plan, &reached, err);
         if (status == HLM_OK) {
             gains[out->num_gains++] = make_gain(i, plan, &reached, now.tokens_per_s);
         } else if (status != HLM_NO) {

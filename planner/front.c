@@ -65,8 +65,12 @@ static enum hlm_status search_subcluster(struct market *market, int32_t subclust
     }
     HLM_TRY(status);
     known->lower_bound_s = fmax(known->lower_bound_s, result.lower_bound_s);
-    known->outcome = result.plan == NULL ? HLM_SUBCLUSTER_BEATEN : HLM_SUBCLUSTER_PLANNED;
-    known->step_time_s = result.plan == NULL ? 0.0 : result.plan->prediction.step_time_s;
+    known->outcome = HLM_SUBCLUSTER_BEATEN;
+    if (result.plan != NULL) {
+        known->outcome = HLM_SUBCLUSTER_PLANNED;
+        known->step_time_s = result.plan->prediction.step_time_s;
+        known->interval = result.plan->prediction.interval;
+    }
     market->plans[subcluster] = result.plan;
     return HLM_OK;
 }
@@ -345,14 +349,14 @@ static bool may_beat(const struct hlm_front_point *other, const struct hlm_front
     return other->interval.low_s <= point->interval.high_s && least <= most;
 }
 
-static void mark_uncertain(struct hlm_front_point *points, int32_t num_points)
+bool hlm_front_is_uncertain(const struct hlm_front *front, int32_t index)
 {
-    for (int32_t i = 0; i < num_points; i++) {
-        for (int32_t j = 0; j < num_points; j++) {
-            points[i].within_uncertainty =
-                points[i].within_uncertainty || (i != j && may_beat(&points[j], &points[i]));
-        }
+    bool uncertain = false;
+    for (int32_t other = 0; other < front->num_points; other++) {
+        uncertain =
+            uncertain || (other != index && may_beat(&front->points[other], &front->points[index]));
     }
+    return uncertain;
 }
 
 static void fill_points(const struct market *market, struct hlm_front *front,
@@ -366,14 +370,33 @@ static void fill_points(const struct market *market, struct hlm_front *front,
         }
     }
     qsort(points, (size_t)front->num_points, sizeof(*points), fastest_first);
-    mark_uncertain(points, front->num_points);
     const struct hlm_plan **plans =
         HLM_ARENA_ARRAY(market->arena, const struct hlm_plan *, front->num_points);
     for (int32_t i = 0; i < front->num_points; i++) {
         plans[i] = market->plans[points[i].subcluster];
     }
     front->points = points;
+    for (int32_t i = 0; i < front->num_points; i++) {
+        points[i].within_uncertainty = hlm_front_is_uncertain(front, i);
+    }
     *out_plans = plans;
+}
+
+/* The least fraction within which some point covers the best that may be on each subcluster. */
+static double find_cover(const struct market *market, const struct hlm_front *front)
+{
+    double gap = 0.0;
+    for (int32_t i = 0; i < market->num_subclusters; i++) {
+        const double bound_s = market->known[i].lower_bound_s;
+        double least = INFINITY;
+        for (int32_t p = 0; p < front->num_points; p++) {
+            const struct hlm_front_point *point = &front->points[p];
+            least = fmin(least, fmax(1 - bound_s / point->step_time_s,
+                                     1 - cost_of(market, i, bound_s) / point->cost_per_token));
+        }
+        gap = market->known[i].outcome == HLM_SUBCLUSTER_INFEASIBLE ? gap : fmax(gap, least);
+    }
+    return gap;
 }
 
 static double least_step_s(const struct market *market)
@@ -412,6 +435,7 @@ enum hlm_status hlm_front_search(struct hlm_arena *arena, const struct hlm_searc
                                 .least_step_s = least_step_s(&market),
                                 .offer = make_offer(&market)};
     fill_points(&market, front, out_plans);
+    front->gap_frac = find_cover(&market, front);
     *out = front;
     return HLM_OK;
 }

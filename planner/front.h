@@ -38,9 +38,7 @@ struct hlm_front_point {
     /* No plan on any subcluster takes less than (1 - gap_frac) * step_time_s and costs less than
      * (1 - gap_frac) * cost_per_token. */
     double gap_frac;
-    /* Another point may in truth be faster and cheaper than it: it is so somewhere in the intervals
-     * of both. */
-    bool within_uncertainty;
+    bool within_uncertainty; /* hlm_front_is_uncertain */
 };
 
 struct hlm_front {
@@ -49,6 +47,9 @@ struct hlm_front {
     struct hlm_search_require require;
     bool runnable_only;
     double max_gap_frac;
+    /* Each plan on any subcluster takes and costs (1 - gap_frac) times what some point does, at the
+     * least: no point is missing by more than that. */
+    double gap_frac;
     double least_step_s;                  /* no plan on any subcluster is faster */
     struct hlm_plan_offer offer;          /* its gap is that of the cheapest point */
     const struct hlm_front_point *points; /* fastest first, which is dearest first */
@@ -56,6 +57,9 @@ struct hlm_front {
     struct hlm_plan_meta meta;
 };
 extern const struct hlm_json_table hlm_front_table; /* kind "front" */
+
+/* Whether somewhere in the intervals of both another point is faster and cheaper than this one. */
+bool hlm_front_is_uncertain(const struct hlm_front *front, int32_t index);
 
 /* All points, and the plan of each with the certificate of its subcluster: [num_points]. As
  * hlm_front_cheapest. */
@@ -65,8 +69,10 @@ hlm_front_search(struct hlm_arena *arena, const struct hlm_search_problem *probl
                  void *context, const struct hlm_front **out,
                  const struct hlm_plan *const **out_plans, struct hlm_err *err);
 
-/* Reads a front and checks what the table can't. */
-HLM_MUST_CHECK enum hlm_status hlm_front_read(struct hlm_arena *arena, const char *path,
-                                              const struct hlm_front **out, struct hlm_err *err);
+/* Reads a front from a text, which messages call by `name`, and checks what the table can't. */
+HLM_MUST_CHECK enum hlm_status hlm_front_read_text(struct hlm_arena *arena, const char *name,
+                                                   const char *text, size_t length,
+                                                   const struct hlm_front **out,
+                                                   struct hlm_err *err);
 
 #endif

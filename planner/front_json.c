@@ -43,6 +43,8 @@ static const struct hlm_json_field front_fields[] = {
     OBJECT(hlm_front, require, hlm_search_require_table, "what the search was restricted to"),
     TRUTH(hlm_front, runnable_only, "whether it left out what the executor does not run"),
     {ROW(hlm_front, max_gap_frac, HLM_JSON_DOUBLE, "the gap that was asked for"), .max = 1},
+    NUMBER(hlm_front, gap_frac,
+           "each plan on any subcluster is covered by a point to within this fraction in both"),
     NUMBER(hlm_front, least_step_s, "no plan on any subcluster is faster, seconds"),
     OBJECT(hlm_front, offer, hlm_plan_offer_table,
            "what could be rented, with the proof for each of its subclusters"),
@@ -60,19 +62,20 @@ static const struct hlm_json_field front_fields[] = {
     {0}};
 const struct hlm_json_table hlm_front_table = {"front", sizeof(struct hlm_front), front_fields};
 
-enum hlm_status hlm_front_read(struct hlm_arena *arena, const char *path,
-                               const struct hlm_front **out, struct hlm_err *err)
+enum hlm_status hlm_front_read_text(struct hlm_arena *arena, const char *name, const char *text,
+                                    size_t length, const struct hlm_front **out,
+                                    struct hlm_err *err)
 {
     struct hlm_front *front = HLM_ARENA_NEW(arena, struct hlm_front);
-    HLM_TRY(hlm_json_read_file(arena, path, &hlm_front_table, front, err));
+    HLM_TRY(hlm_json_read_text(arena, name, text, length, &hlm_front_table, front, err));
     hlm_model_complete(&front->model);
-    HLM_TRY(hlm_model_validate(&front->model, path, err));
-    HLM_TRY(hlm_plan_offer_check(&front->offer, path, "$.offer", err));
+    HLM_TRY(hlm_model_validate(&front->model, name, err));
+    HLM_TRY(hlm_plan_offer_check(&front->offer, name, "$.offer", err));
     for (int32_t i = 0; i < front->num_points; i++) {
         if (front->points[i].subcluster >= front->offer.num_subclusters) {
             return hlm_fail(err, HLM_INPUT,
-                            "%s: $.points[%d].subcluster: expected a subcluster below %d, found %d",
-                            path, i, front->offer.num_subclusters, front->points[i].subcluster);
+                            "%s: $.points[%d].subcluster: expected one below %d, found %d", name, i,
+                            front->offer.num_subclusters, front->points[i].subcluster);
         }
     }
     *out = front;

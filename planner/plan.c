@@ -116,11 +116,22 @@ static enum hlm_status check_rank_map(struct hlm_arena *arena, const struct hlm_
     return HLM_OK;
 }
 
+/* As a whole, and with places as each pipeline rank sees it. */
+static enum hlm_status check_views(const struct hlm_plan *plan, struct hlm_err *err)
+{
+    HLM_TRY(hlm_strategy_check(&plan->strategy, &plan->model, err));
+    for (int32_t pp = 0; plan->strategy.places != NULL && pp < plan->strategy.pp; pp++) {
+        const struct hlm_strategy at = hlm_strategy_at(&plan->strategy, pp);
+        HLM_TRY(hlm_strategy_check(&at, &plan->model, err));
+    }
+    return HLM_OK;
+}
+
 /* The strategy, as far as it is known: with places also those. */
 static enum hlm_status check_strategy(const struct hlm_plan *plan, const char *where,
                                       struct hlm_err *err)
 {
-    if (hlm_strategy_check(&plan->strategy, &plan->model, err) != HLM_OK) {
+    if (check_views(plan, err) != HLM_OK) {
         hlm_err_prefix(err, "%s: $.strategy", where);
         err->status = HLM_INPUT;
         return HLM_INPUT;
@@ -153,18 +164,24 @@ static void renew_rank_map(struct hlm_arena *arena, struct hlm_plan *plan)
     }
 }
 
+enum hlm_status hlm_plan_check_placement(const struct hlm_plan *plan, const char *where,
+                                         struct hlm_err *err)
+{
+    HLM_TRY(check_strategy(plan, where, err));
+    if (plan->num_stages != plan->strategy.pp * plan->strategy.vpp) {
+        return hlm_fail(err, HLM_INPUT, "%s: $.stages: expected pp * vpp = %d stages, found %d",
+                        where, plan->strategy.pp * plan->strategy.vpp, plan->num_stages);
+    }
+    return check_stages(plan, where, err);
+}
+
 static enum hlm_status check_plan(struct hlm_arena *arena, struct hlm_plan *plan, const char *where,
                                   struct hlm_err *err)
 {
     hlm_model_complete(&plan->model);
     HLM_TRY(hlm_model_validate(&plan->model, where, err));
     HLM_TRY(hlm_cluster_validate(&plan->cluster, where, err));
-    HLM_TRY(check_strategy(plan, where, err));
-    if (plan->num_stages != plan->strategy.pp * plan->strategy.vpp) {
-        return hlm_fail(err, HLM_INPUT, "%s: $.stages: expected pp * vpp = %d stages, found %d",
-                        where, plan->strategy.pp * plan->strategy.vpp, plan->num_stages);
-    }
-    HLM_TRY(check_stages(plan, where, err));
+    HLM_TRY(hlm_plan_check_placement(plan, where, err));
     HLM_TRY(find_places(arena, plan, where, err));
     if (plan->certificate != NULL && plan->certificate->offer != NULL) {
         HLM_TRY(hlm_plan_offer_check(plan->certificate->offer, where, "$.certificate.offer", err));

@@ -57,7 +57,7 @@ struct hlm_plan_prediction {
     double step_time_s;
     struct hlm_time_node
         parts;  /* name "step"; the rank on the critical path: forward, backward,
-                   tensor_parallel, pipeline (bubble, transfer), data_parallel, optimizer */
+                   tensor_parallel, pipeline (bubble, transfer), data_parallel, offload, optimizer */
     double mfu; /* dense peak of dtype; causal attention counted half for decoders */
     double tokens_per_s;
     double cost_per_token; /* currency of price_per_device_hour; 0: no prices */
@@ -89,10 +89,10 @@ struct hlm_plan_master {
     int32_t num_columns;
 };
 
-/* What a search was restricted to. Degrees that are 0 (sp, zero, schedule, recompute: -1) are free.
- */
+/* What a search was restricted to. Degrees that are 0 (sp, zero, schedule, recompute: -1) are free;
+ * offload -1: none (columns.h says why that is not free). */
 struct hlm_search_require {
-    int32_t dp, tp, pp, cp, vpp, ep, sp, zero, schedule, recompute;
+    int32_t dp, tp, pp, cp, vpp, ep, sp, zero, schedule, recompute, offload;
     int64_t microbatch_size;
 };
 extern const struct hlm_json_table hlm_search_require_table;
@@ -154,7 +154,12 @@ extern const struct hlm_json_table hlm_plan_table;
 HLM_MUST_CHECK enum hlm_status hlm_plan_read(struct hlm_arena *arena, const char *path,
                                              const struct hlm_plan **out, struct hlm_err *err);
 
-/* The same from a text; `name` is how messages call it. */
+/* What hlm_plan_read checks of strategy and stages: their degrees, and that the stages tile the
+ * layers. */
+HLM_MUST_CHECK enum hlm_status hlm_plan_check_placement(const struct hlm_plan *plan,
+                                                        const char *where, struct hlm_err *err);
+
+/* hlm_plan_read from a text; `name` is how messages call it. */
 HLM_MUST_CHECK enum hlm_status hlm_plan_read_text(struct hlm_arena *arena, const char *name,
                                                   const char *text, size_t length,
                                                   const struct hlm_plan **out, struct hlm_err *err);
@@ -210,6 +215,10 @@ HLM_MUST_CHECK enum hlm_status hlm_plan_simulate(struct hlm_arena *arena,
 /* The pipeline rank whose gradients are reduced last: it decides when the optimizers start, and the
  * trees of predicted and measured parts are about it. */
 int32_t hlm_plan_critical_rank(const struct hlm_plan_simulation *simulation);
+
+/* Copies where the ranks of a strategy stand; NULL: it does not say. */
+const struct hlm_rank_place *hlm_plan_copy_places(struct hlm_arena *arena,
+                                                  const struct hlm_strategy *strategy);
 
 /* Another plan for the same cluster as a runner-up to `plan`; its strategy and stages are copied.
  */

@@ -28,6 +28,9 @@ static const struct hlm_json_field subcluster_fields[] = {
     NUMBER(hlm_plan_subcluster, lower_bound_s,
            "no plan that uses all of it is faster, seconds; 0: nothing fits"),
     NUMBER(hlm_plan_subcluster, step_time_s, "of the best plan found on it, seconds; 0: none"),
+    {ROW(hlm_plan_subcluster, interval, HLM_JSON_OBJECT,
+         "that step time within the spread of the profile's fits"),
+     .table = &hlm_plan_interval_table},
     {0}};
 static const struct hlm_json_table subcluster_table = {
     "subcluster", sizeof(struct hlm_plan_subcluster), subcluster_fields};
@@ -111,4 +114,15 @@ enum hlm_status hlm_plan_offer_check(const struct hlm_plan_offer *offer, const c
         }
     }
     return HLM_OK;
+}
+
+bool hlm_plan_may_be_cheaper(const struct hlm_plan_subcluster *subcluster,
+                             const struct hlm_plan *plan)
+{
+    const double tokens = (double)plan->strategy.global_batch_size * (double)plan->strategy.seq_len;
+    const double least =
+        hlm_plan_cost_per_token(subcluster->price_per_hour, subcluster->interval.low_s, tokens);
+    const double most = plan->prediction.cost_per_token * plan->prediction.interval.high_s /
+                        plan->prediction.step_time_s;
+    return subcluster->outcome == HLM_SUBCLUSTER_PLANNED && least <= most;
 }

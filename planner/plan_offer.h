@@ -26,7 +26,9 @@ struct hlm_plan_subcluster {
     double price_per_hour;
     enum hlm_subcluster_outcome outcome;
     double lower_bound_s; /* no plan that uses all of it is faster; INFEASIBLE: 0 */
-    double step_time_s;   /* of the best that was found; 0 unless PLANNED */
+    /* Of the best that was found; 0 unless PLANNED. */
+    double step_time_s;
+    struct hlm_plan_interval interval;
 };
 
 /* A device group that the plan leaves out, and the cheapest plan with it. */
@@ -56,6 +58,11 @@ extern const struct hlm_json_table hlm_plan_offer_table;
 HLM_MUST_CHECK enum hlm_status hlm_plan_offer_check(const struct hlm_plan_offer *offer,
                                                     const char *where, const char *path,
                                                     struct hlm_err *err);
+
+/* Whether the best plan on the subcluster may cost less than this plan, somewhere in the intervals
+ * of both: the profile is not precise enough to say which is cheaper. False unless PLANNED. */
+bool hlm_plan_may_be_cheaper(const struct hlm_plan_subcluster *subcluster,
+                             const struct hlm_plan *plan);
 
 /* Currency for a token, of `tokens` in a step of step_s seconds. */
 static inline double hlm_plan_cost_per_token(double price_per_hour, double step_s, double tokens)

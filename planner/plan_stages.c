@@ -58,6 +58,15 @@ void hlm_plan_rank_memory(const struct hlm_model *model, const struct hlm_pricer
     hlm_arena_free(scratch);
 }
 
+const struct hlm_rank_place *hlm_plan_copy_places(struct hlm_arena *arena,
+                                                  const struct hlm_strategy *strategy)
+{
+    return strategy->places == NULL
+               ? NULL
+               : hlm_arena_memdup(arena, strategy->places,
+                                  (size_t)strategy->pp * sizeof(*strategy->places));
+}
+
 struct hlm_plan_runner_up hlm_plan_as_runner_up(struct hlm_arena *arena,
                                                 const struct hlm_plan *other,
                                                 const struct hlm_plan *plan)
@@ -71,11 +80,7 @@ struct hlm_plan_runner_up hlm_plan_as_runner_up(struct hlm_arena *arena,
         .step_time_s = other->prediction.step_time_s,
         .interval = *interval,
         .within_uncertainty = hlm_plan_intervals_meet(interval, &plan->prediction.interval)};
-    if (other->strategy.places != NULL) {
-        runner.strategy.places =
-            hlm_arena_memdup(arena, other->strategy.places,
-                             (size_t)other->strategy.pp * sizeof(*other->strategy.places));
-    }
+    runner.strategy.places = hlm_plan_copy_places(arena, &other->strategy);
     return runner;
 }
 

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "planner/verify_column.h"
+#include "planner/verify_offer.h"
 #include "planner/verify_prices.h"
 #include "planner/verify_ranked.h"
 #include "planner/verify_ways.h"
@@ -455,7 +456,10 @@ static enum hlm_status audit_degrees(struct audit *audit, int64_t dp, int64_t tp
                                      .global_batch_size = given->global_batch_size,
                                      .seq_len = given->seq_len,
                                      .dtype = given->dtype,
-                                     .lowering = given->lowering});
+                                     .lowering = given->lowering,
+                                     .offload = audit->require->offload < 0
+                                                    ? HLM_OFFLOAD_NONE
+                                                    : (enum hlm_offload)audit->require->offload});
 }
 
 static enum hlm_status audit_columns(struct audit *audit)
@@ -487,7 +491,9 @@ static enum hlm_status audit_ways(struct audit *audit)
         for (int32_t i = 0; i < num_ways * replicas && status == HLM_OK; i++) {
             const int32_t cp = i % replicas + 1;
             audit->way = &ways[i / replicas];
-            if (replicas % cp == 0) {
+            const bool counts = !audit->plan->certificate->all_groups ||
+                                audit->way->num_groups == audit->plan->cluster.num_groups;
+            if (replicas % cp == 0 && counts) {
                 status =
                     audit_degrees(audit, replicas / cp, audit->way->largest_tp, cp, audit->way->pp);
             }
@@ -497,12 +503,10 @@ static enum hlm_status audit_ways(struct audit *audit)
     return status;
 }
 
-static enum hlm_status check_certificate(struct hlm_arena *arena, const struct hlm_plan *plan,
-                                         double step_s, struct hlm_verify_report *report,
-                                         struct hlm_err *err)
+enum hlm_status hlm_verify_bound(struct hlm_arena *arena, const struct hlm_plan *plan,
+                                 struct hlm_verify_report *report, struct hlm_err *err)
 {
     const struct hlm_plan_certificate *certificate = plan->certificate;
-    HLM_TRY(check_sums(certificate, step_s, err));
     struct audit audit = {.plan = plan,
                           .require = &certificate->require,
                           .arena = arena,
@@ -524,7 +528,16 @@ static enum hlm_status check_certificate(struct hlm_arena *arena, const struct h
     const enum hlm_status status =
         plan->cluster.num_groups > 1 ? audit_ways(&audit) : audit_columns(&audit);
     hlm_arena_free(kept);
-    HLM_TRY(status);
+    return status;
+}
+
+static enum hlm_status check_certificate(struct hlm_arena *arena, const struct hlm_plan *plan,
+                                         double step_s, struct hlm_verify_report *report,
+                                         struct hlm_err *err)
+{
+    const struct hlm_plan_certificate *certificate = plan->certificate;
+    HLM_TRY(check_sums(certificate, step_s, err));
+    HLM_TRY(hlm_verify_bound(arena, plan, report, err));
     if (report->num_columns != certificate->num_columns) {
         return hlm_fail(err, HLM_NO, "certificate.num_columns = %lld, but %lld are legal",
                         (long long)certificate->num_columns, (long long)report->num_columns);
@@ -543,6 +556,9 @@ enum hlm_status hlm_verify(struct hlm_arena *arena, const struct hlm_plan *plan,
     }
     HLM_TRY(check_runners_up(arena, plan, report.step_time_s, err));
     HLM_TRY(check_certificate(arena, plan, report.step_time_s, &report, err));
+    if (plan->certificate->offer != NULL) {
+        HLM_TRY(hlm_verify_offer(arena, plan, err));
+    }
     *out = report;
     return HLM_OK;
 }

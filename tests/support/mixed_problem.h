@@ -52,9 +52,14 @@ static inline void mixed_problem_init(struct hlm_arena *arena, struct mixed_prob
         .seq_len = 512,
         .dtype = HLM_DTYPE_FP16,
         .lowering = HLM_LOWERING_HLMPLAN,
-        .require = {.sp = -1, .zero = -1, .schedule = -1, .recompute = -1},
+        .require = {.sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1},
         .max_gap_frac = 0.0,
         .top_k = 0};
+}
+
+static inline int32_t mixed_devices(const struct mixed_problem *mixed, int32_t group)
+{
+    return mixed->groups[group].num_nodes * mixed->groups[group].devices_per_node;
 }
 
 /* --- every plan --- */
@@ -204,9 +209,9 @@ static inline void mixed_try_order(struct mixed_exhaustive *all, const int32_t *
     for (int32_t i = 0; i < num; i++) {
         int64_t device = 0;
         for (int32_t g = 0; g < order[i]; g++) {
-            device += all->mixed->groups[g].devices_per_node;
+            device += mixed_devices(all->mixed, g);
         }
-        for (int32_t left = all->mixed->groups[order[i]].devices_per_node; left > 0;
+        for (int32_t left = mixed_devices(all->mixed, order[i]); left > 0;
              left -= replicas * tp[order[i]]) {
             assert_true(pp < MIXED_MAX_STAGES);
             places[pp++] = (struct hlm_rank_place){tp[order[i]], rank, device};
@@ -259,27 +264,34 @@ static inline void mixed_permute(struct mixed_exhaustive *all, int32_t *order, i
     }
 }
 
-/* The tp of each group from the digits of a number; 0: the group is left out. Microbatch size, ZeRO
- * stage and schedule are required. */
+/* The tp of each group from the digits of a number; 0: the group is left out. Through several
+ * groups tp stays within a node. Microbatch size, ZeRO stage and schedule are required. */
 static inline struct mixed_exhaustive mixed_try_everything(struct hlm_arena *arena,
                                                            const struct mixed_problem *mixed)
 {
     struct mixed_exhaustive all = {.arena = arena, .mixed = mixed, .best_s = INFINITY};
     enum { BASE = 9 };
-    const int32_t num_codes = mixed->cluster.num_groups == 2 ? BASE * BASE : BASE * BASE * BASE;
+    const int32_t num_groups = mixed->cluster.num_groups;
+    int32_t num_codes = 1;
+    for (int32_t g = 0; g < num_groups; g++) {
+        num_codes *= BASE;
+    }
     for (int32_t replicas = 1; replicas < BASE; replicas++) {
         for (int32_t code = 1; code < num_codes; code++) {
             int32_t tp[MIXED_MAX_GROUPS], order[MIXED_MAX_GROUPS], num = 0;
             bool divides = true;
-            for (int32_t g = 0, rest = code; g < mixed->cluster.num_groups; g++, rest /= BASE) {
+            bool within_nodes = true;
+            for (int32_t g = 0, rest = code; g < num_groups; g++, rest /= BASE) {
                 tp[g] = rest % BASE;
-                divides = divides && (tp[g] == 0 ||
-                                      mixed->groups[g].devices_per_node % (replicas * tp[g]) == 0);
+                divides =
+                    divides && (tp[g] == 0 || mixed_devices(mixed, g) % (replicas * tp[g]) == 0);
+                within_nodes = within_nodes && tp[g] <= mixed->groups[g].devices_per_node;
                 if (tp[g] > 0) {
                     order[num++] = g;
                 }
             }
-            if (divides) {
+            if (divides && (num == 1 || within_nodes) &&
+                (!mixed->problem.all_groups || num == num_groups)) {
                 mixed_permute(&all, order, 0, num, tp, replicas);
             }
         }

@@ -1,8 +1,9 @@
 #include "planner/explain.h"
+#include "tests/support/mixed_problem.h"
 #include "tests/support/small_problem.h"
 
 static const struct hlm_search_require nothing = {
-    .sp = -1, .zero = -1, .schedule = -1, .recompute = -1};
+    .sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1};
 
 static const struct hlm_plan *search(struct hlm_arena *arena,
                                      const struct hlm_search_problem *problem)
@@ -156,18 +157,30 @@ static void illegal_names_the_rule(void **state)
         struct hlm_search_require asked;
         const char *part;
     } cases[] = {
-        {{.tp = 3, .sp = -1, .zero = -1, .schedule = -1, .recompute = -1},
+        {{.tp = 3, .sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1},
          "number of devices, 16: not with tp=3"},
-        {{.tp = 16, .sp = -1, .zero = -1, .schedule = -1, .recompute = -1},
+        {{.tp = 16, .sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1},
          "tp = 16 does not divide num_heads = 12; nearest: 12"},
-        {{.pp = 16, .sp = -1, .zero = -1, .schedule = -1, .recompute = -1},
+        {{.pp = 16, .sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1},
          "pp = 16 exceeds the 8 blocks"},
-        {{.dp = 16, .sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .microbatch_size = 3},
+        {{.dp = 16,
+          .sp = -1,
+          .zero = -1,
+          .schedule = -1,
+          .recompute = -1,
+          .offload = -1,
+          .microbatch_size = 3},
          "is not global_batch_size = 16"},
-        {{.sp = 1, .tp = 1, .zero = -1, .schedule = -1, .recompute = -1}, "sp needs tp > 1"},
-        {{.pp = 1, .schedule = HLM_SCHEDULE_GPIPE, .sp = -1, .zero = -1, .recompute = -1},
+        {{.sp = 1, .tp = 1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1},
+         "sp needs tp > 1"},
+        {{.pp = 1,
+          .schedule = HLM_SCHEDULE_GPIPE,
+          .sp = -1,
+          .zero = -1,
+          .recompute = -1,
+          .offload = -1},
          "gpipe with pp = 1 is left out"},
-        {{.dp = 1, .cp = 1, .zero = 1, .sp = -1, .schedule = -1, .recompute = -1},
+        {{.dp = 1, .cp = 1, .zero = 1, .sp = -1, .schedule = -1, .recompute = -1, .offload = -1},
          "zero with dp * cp = 1"}};
     struct hlm_arena *arena = hlm_arena_new();
     struct small_problem small;
@@ -241,6 +254,10 @@ static void every_change_lets_it_fit(void **state)
             int microbatch_size = 0;
             if (sscanf(change->change, "microbatch_size=%d", &microbatch_size) == 1) {
                 changed.problem.require.microbatch_size = microbatch_size;
+            } else if (strcmp(change->change, "offload=optimizer") == 0) {
+                changed.problem.require.offload = HLM_OFFLOAD_OPTIMIZER;
+            } else if (strcmp(change->change, "offload=activations") == 0) {
+                changed.problem.require.offload = HLM_OFFLOAD_ACTIVATIONS;
             } else {
                 const bool full = strcmp(change->change, "recompute=full") == 0;
                 assert_true(full || strcmp(change->change, "recompute=selective") == 0);
@@ -256,6 +273,34 @@ static void every_change_lets_it_fit(void **state)
         }
     }
     assert_int_equal(num_known, misfit->num_changes);
+    hlm_arena_free(arena);
+}
+
+/* Where only states do not fit, sending them to the host is the cheapest change. */
+static void offload_is_a_change(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct small_problem small;
+    small_problem_init(arena, &small, 8, 4, 460LL << 20, 16);
+    const struct hlm_plan *plan = search(arena, &small.problem);
+    struct hlm_search_require asked = nothing;
+    asked.pp = 1;
+    asked.tp = 1;
+    asked.zero = 0;
+    const struct hlm_explain_misfit *misfit = ask(arena, plan, asked).misfit;
+    assert_non_null(misfit);
+    assert_int_equal(misfit->most, HLM_MEMORY_OPTIMIZER);
+    bool found = false;
+    for (int32_t i = 0; i < misfit->num_changes; i++) {
+        found = found || strcmp(misfit->changes[i].change, "offload=optimizer") == 0;
+    }
+    assert_true(found);
+    small.group.host = NULL; /* nothing to send it to */
+    misfit = ask(arena, search(arena, &small.problem), asked).misfit;
+    for (int32_t i = 0; i < misfit->num_changes; i++) {
+        assert_null(strstr(misfit->changes[i].change, "offload"));
+    }
     hlm_arena_free(arena);
 }
 
@@ -523,6 +568,36 @@ static void json_reads_back(void **state)
     hlm_arena_free(arena);
 }
 
+/* Strategies over several groups outlive the searches that find them. */
+static void gains_of_several_groups_say_where_ranks_stand(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct mixed_problem mixed;
+    const int32_t devices[] = {2, 2};
+    const struct hlm_plan *plan = NULL;
+    struct hlm_explain_limits limits;
+    struct hlm_err err;
+    int32_t num_placed = 0;
+    mixed_problem_init(arena, &mixed, 2, devices, 4, 8);
+    for (int32_t g = 0; g < 2; g++) {
+        mixed.groups[g].device.memory_bytes = 300LL << 20;
+    }
+    check_ok(hlm_search(arena, &mixed.problem, NULL, NULL, &plan, &err), &err);
+    check_ok(hlm_explain_limits(arena, plan, NULL, NULL, &limits, &err), &err);
+    for (int32_t i = 0; i < limits.num_gains; i++) {
+        const struct hlm_strategy *strategy = &limits.gains[i].strategy;
+        for (int32_t pp = 0; strategy->places != NULL && pp < strategy->pp; pp++) {
+            assert_true(strategy->places[pp].tp >= 1 && strategy->places[pp].tp <= strategy->tp);
+            assert_true(strategy->places[pp].first_device >= 0 &&
+                        strategy->places[pp].first_device < 4);
+            num_placed++;
+        }
+    }
+    assert_true(num_placed > 0);
+    hlm_arena_free(arena);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -534,6 +609,7 @@ int main(void)
         cmocka_unit_test(illegal_names_the_rule),
         cmocka_unit_test(missing_bytes_are_exact),
         cmocka_unit_test(every_change_lets_it_fit),
+        cmocka_unit_test(offload_is_a_change),
         cmocka_unit_test(an_edited_plan_is_explained_as_it_stands),
         cmocka_unit_test(runners_up_are_priced),
         cmocka_unit_test(shares_are_the_step),
@@ -542,6 +618,7 @@ int main(void)
         cmocka_unit_test(memory_helps_where_it_limits),
         cmocka_unit_test(a_larger_batch_fills_the_pipeline),
         cmocka_unit_test(several_groups_are_searched),
+        cmocka_unit_test(gains_of_several_groups_say_where_ranks_stand),
         cmocka_unit_test(json_reads_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

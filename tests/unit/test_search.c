@@ -1,4 +1,5 @@
 #include "planner/column_placement.h"
+#include "planner/columns.h"
 #include "planner/search.h"
 #include "tests/support/placement.h"
 #include "tests/support/small_problem.h"
@@ -203,17 +204,18 @@ static struct exhaustive try_everything(struct hlm_arena *arena, const struct sm
             const int32_t dp = devices / tp / pp / cp;
             if (problem->global_batch_size % (dp * size) == 0 &&
                 (pp > 1 || schedule == HLM_SCHEDULE_1F1B)) {
-                try_switches(&all,
-                             (struct hlm_strategy){.dp = dp,
-                                                   .tp = tp,
-                                                   .pp = pp,
-                                                   .cp = cp,
-                                                   .microbatch_size = size,
-                                                   .global_batch_size = problem->global_batch_size,
-                                                   .seq_len = problem->seq_len,
-                                                   .dtype = problem->dtype,
-                                                   .lowering = problem->lowering,
-                                                   .schedule = schedule});
+                try_switches(
+                    &all, (struct hlm_strategy){.dp = dp,
+                                                .tp = tp,
+                                                .pp = pp,
+                                                .cp = cp,
+                                                .microbatch_size = size,
+                                                .global_batch_size = problem->global_batch_size,
+                                                .seq_len = problem->seq_len,
+                                                .dtype = problem->dtype,
+                                                .lowering = problem->lowering,
+                                                .offload = hlm_columns_offload(&problem->require),
+                                                .schedule = schedule});
             }
         }
     }
@@ -378,10 +380,108 @@ static void freedom_never_hurts(void **state)
     for (int32_t s = 0; s < full->num_stages; s++) {
         assert_int_equal(full->stages[s].recompute.full, full->stages[s].num_layers);
     }
-    small.problem.require =
-        (struct hlm_search_require){.sp = -1, .zero = -1, .schedule = -1, .recompute = -1};
+    small.problem.require = (struct hlm_search_require){
+        .sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1};
     small.group.device.memory_bytes *= 4;
     assert_true(search(arena, &small)->prediction.step_time_s <= free_s * (1 + 1e-9));
+    hlm_arena_free(arena);
+}
+
+/* --- offload --- */
+
+/* Of all plans with an offload, the search finds the best: on a link on which copies take longer
+ * than passes, so that recompute saves traffic, and memory that is scarce without it. */
+static void gap_0_with_offload(void **state)
+{
+    (void)state;
+    static const enum hlm_schedule_kind schedules[] = {
+        HLM_SCHEDULE_GPIPE, HLM_SCHEDULE_1F1B, HLM_SCHEDULE_INTERLEAVED, HLM_SCHEDULE_ZB_H1};
+    int64_t num_plans = 0;
+    int32_t num_recomputing = 0, num_fit = 0;
+    for (int i = 0; i < 4 * (HLM_NUM_OFFLOADS - 1); i++) {
+        struct hlm_arena *arena = hlm_arena_new();
+        struct small_problem small;
+        small_problem_init(arena, &small, 3, 4, (i % 3 == 0 ? 150LL : 220LL) << 20, 4);
+        small.problem.require.offload = i / 4 + 1;
+        if (schedules[i % 4] == HLM_SCHEDULE_ZB_H1 &&
+            hlm_offload_parts(hlm_columns_offload(&small.problem.require)).inputs) {
+            hlm_arena_free(arena);
+            continue; /* not legal */
+        }
+        small.host.link_bandwidth_bytes_per_s = i % 5 < 3 ? 3e9 : 30e9;
+        num_fit += search_is_exact(arena, &small, schedules[i % 4], &num_plans, &num_recomputing);
+        hlm_arena_free(arena);
+    }
+    print_message("%lld plans, %d problems, %d stages recompute\n", (long long)num_plans, num_fit,
+                  num_recomputing);
+    assert_true(num_plans > 1000 && num_recomputing > 0 && num_fit > 6);
+}
+
+/* No column has one by itself; where nothing fits without, the message says which would do. */
+static void offload_is_searched_where_it_is_required(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct small_problem small;
+    const struct hlm_plan *plan = NULL;
+    struct hlm_err err;
+    small_problem_init(arena, &small, 8, 4, 190LL << 20, 16);
+    check_fails(hlm_search(arena, &small.problem, NULL, NULL, &plan, &err), HLM_NO, &err,
+                "; a plan fits when offload=optimizer is required");
+    small.problem.require.offload = HLM_OFFLOAD_OPTIMIZER;
+    plan = search(arena, &small);
+    assert_int_equal(plan->strategy.offload, HLM_OFFLOAD_OPTIMIZER);
+    assert_int_equal(plan->certificate->require.offload, HLM_OFFLOAD_OPTIMIZER);
+    assert_true(plan->num_runners_up > 0);
+    for (int32_t i = 0; i < plan->num_runners_up; i++) {
+        assert_int_equal(plan->runners_up[i].strategy.offload, HLM_OFFLOAD_OPTIMIZER);
+    }
+    small.host.memory_bytes = 1e6;
+    check_fails(hlm_search(arena, &small.problem, NULL, NULL, &plan, &err), HLM_NO, &err,
+                "the fastest plan: offload = optimizer needs");
+    small.problem.require.offload = -1;
+    check_fails(hlm_search(arena, &small.problem, NULL, NULL, &plan, &err), HLM_NO, &err, "nodes");
+    small_problem_init(arena, &small, 8, 4, 16LL << 30, 16);
+    assert_int_equal(search(arena, &small)->strategy.offload, HLM_OFFLOAD_NONE);
+    hlm_arena_free(arena);
+}
+
+/* How many runners-up the hosts of the problem do not hold. */
+static int32_t num_beyond_hosts(struct hlm_arena *arena, const struct small_problem *small,
+                                const struct hlm_plan *plan)
+{
+    int32_t num = 0;
+    for (int32_t i = 0; i < plan->num_runners_up; i++) {
+        const struct hlm_plan_runner_up *runner = &plan->runners_up[i];
+        const struct hlm_plan *priced = NULL;
+        struct hlm_err err;
+        num += hlm_plan_price(arena, &small->model, &small->cluster, &runner->strategy,
+                              runner->stages, runner->num_stages, &priced, NULL, &err) != HLM_OK;
+    }
+    return num;
+}
+
+/* Hosts that just hold the best plan: runners-up that need more of them are left out. */
+static void runners_up_are_on_the_hosts_too(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct small_problem small;
+    small_problem_init(arena, &small, 8, 4, 1LL << 30, 16);
+    small.problem.require.offload = HLM_OFFLOAD_ALL;
+    small.problem.top_k = 20;
+    const struct hlm_plan *plan = search(arena, &small);
+    double host_bytes = 0.0;
+    for (int32_t s = 0; s < plan->num_stages; s++) {
+        const double num_ranks = plan->strategy.dp * plan->strategy.tp * plan->strategy.cp;
+        host_bytes += num_ranks * (double)plan->prediction.memory[s].host_bytes;
+    }
+    small.host.memory_bytes = host_bytes;
+    assert_true(num_beyond_hosts(arena, &small, plan) > 0);
+    const struct hlm_plan *tight = search(arena, &small);
+    check_close(tight->prediction.step_time_s, plan->prediction.step_time_s, 1e-12);
+    assert_int_equal(num_beyond_hosts(arena, &small, tight), 0);
+    assert_true(tight->num_runners_up < plan->num_runners_up);
     hlm_arena_free(arena);
 }
 
@@ -437,6 +537,70 @@ static void too_many_groups_are_refused(void **state)
     hlm_arena_free(arena);
 }
 
+/* A search with a cutoff ends where nothing can be faster than it, and says how fast anything could
+ * be; what is within the gap of the cutoff is found. */
+static void a_cutoff_ends_the_search(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct small_problem small;
+    struct hlm_search_result result;
+    struct hlm_err err;
+    small_problem_init(arena, &small, 8, 4, 4LL << 30, 16);
+    const struct hlm_plan *plan = search(arena, &small);
+    const double step_s = plan->prediction.step_time_s;
+    const double least_s = plan->certificate->lower_bound_s;
+    static const double above[] = {0.1, 0.5, 0.9, 0.95};
+    for (size_t i = 0; i < sizeof(above) / sizeof(above[0]); i++) {
+        const double cutoff_s = above[i] * least_s;
+        check_ok(hlm_search_below(arena, &small.problem, cutoff_s, NULL, NULL, &result, &err),
+                 &err);
+        assert_null(result.plan);
+        assert_true(result.lower_bound_s >= cutoff_s && result.lower_bound_s <= step_s);
+    }
+    const double below[] = {step_s, 2 * step_s, INFINITY};
+    for (size_t i = 0; i < sizeof(below) / sizeof(below[0]); i++) {
+        check_ok(hlm_search_below(arena, &small.problem, below[i], NULL, NULL, &result, &err),
+                 &err);
+        assert_non_null(result.plan);
+        check_close(result.plan->prediction.step_time_s, step_s, 0.01);
+        assert_true(result.lower_bound_s <= step_s);
+        check_close(result.lower_bound_s, result.plan->certificate->lower_bound_s, 0.0);
+    }
+    small.group.device.memory_bytes = 80LL << 20;
+    check_fails(hlm_search_below(arena, &small.problem, INFINITY, NULL, NULL, &result, &err),
+                HLM_NO, &err, "nothing fits");
+    hlm_arena_free(arena);
+}
+
+/* Runners-up say whether the profile is precise enough to tell them from the plan. */
+static void runners_up_know_the_uncertainty(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct small_problem small;
+    struct hlm_err err;
+    int32_t num_certain = 0, num_uncertain = 0;
+    small_problem_init(arena, &small, 8, 4, 4LL << 30, 16);
+    small.problem.top_k = 40;
+    const struct hlm_plan *plan = search(arena, &small);
+    const struct hlm_plan_interval *own = &plan->prediction.interval;
+    for (int32_t i = 0; i < plan->num_runners_up; i++) {
+        const struct hlm_plan_runner_up *runner = &plan->runners_up[i];
+        const struct hlm_plan *priced = NULL;
+        check_ok(hlm_plan_price(arena, &plan->model, &plan->cluster, &runner->strategy,
+                                runner->stages, runner->num_stages, &priced, NULL, &err),
+                 &err);
+        check_close(runner->interval.low_s, priced->prediction.interval.low_s, 1e-12);
+        check_close(runner->interval.high_s, priced->prediction.interval.high_s, 1e-12);
+        assert_true(runner->within_uncertainty == (runner->interval.low_s <= own->high_s));
+        num_uncertain += runner->within_uncertainty ? 1 : 0;
+        num_certain += runner->within_uncertainty ? 0 : 1;
+    }
+    assert_true(num_uncertain > 0 && num_certain > 0);
+    hlm_arena_free(arena);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -446,9 +610,14 @@ int main(void)
         cmocka_unit_test(runners_up_are_other_columns_in_order),
         cmocka_unit_test(twice_the_same),
         cmocka_unit_test(freedom_never_hurts),
+        cmocka_unit_test(gap_0_with_offload),
+        cmocka_unit_test(offload_is_searched_where_it_is_required),
+        cmocka_unit_test(runners_up_are_on_the_hosts_too),
         cmocka_unit_test(infeasible_names_stage_and_bytes),
         cmocka_unit_test(infeasible_names_the_requirement),
         cmocka_unit_test(too_many_groups_are_refused),
+        cmocka_unit_test(a_cutoff_ends_the_search),
+        cmocka_unit_test(runners_up_know_the_uncertainty),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

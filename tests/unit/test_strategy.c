@@ -67,6 +67,8 @@ static void names_the_rule_that_fails(void **state)
         {TINY_LLAMA, "tp", "4", "tp = 4 does not divide num_kv_heads = 6; nearest: 3, 6"},
         {TINY_QWEN, "ep", "3", "ep = 3 does not divide moe.num_experts = 8; nearest: 2, 4"},
         {TINY_QWEN, "tp", "2", "experts with tp = 2 need sp"},
+        {TINY_GPT, "offload_layers", "1",
+         "needs as many layers (tiny has 3) and an offload of their inputs or activations"},
     };
     for (size_t i = 0; i < sizeof mistakes / sizeof mistakes[0]; i++) {
         const struct hlm_model model = tiny_model(mistakes[i].kind);
@@ -110,6 +112,48 @@ static void sp_needs_rows_for_every_rank(void **state)
     check_fails(hlm_strategy_check(&strategy, &model, &err), HLM_NO, &err, "sp needs tp > 1");
 }
 
+/* Neighbours, and where chunks go round, the last and the first. */
+static void tp_of_neighbours_divides(void **state)
+{
+    (void)state;
+    struct hlm_model model = tiny_model(TINY_LLAMA);
+    struct hlm_strategy strategy = legal(&model);
+    struct hlm_err err;
+    model.num_layers = 6;
+    strategy.pp = 3;
+    strategy.tp = 6;
+    strategy.places = (const struct hlm_rank_place[]){{2, 0, 0}, {6, 4, 4}, {3, 16, 16}};
+    check_ok(hlm_strategy_check(&strategy, &model, &err), &err);
+    strategy.schedule = HLM_SCHEDULE_INTERLEAVED;
+    strategy.vpp = 2;
+    check_fails(hlm_strategy_check(&strategy, &model, &err), HLM_NO, &err,
+                "tp = 3 of stage 2 and tp = 2 of stage 0: one must divide the other");
+    strategy.schedule = HLM_SCHEDULE_ZB_V;
+    check_ok(hlm_strategy_check(&strategy, &model, &err), &err);
+    strategy.places = (const struct hlm_rank_place[]){{2, 0, 0}, {3, 4, 4}, {6, 16, 16}};
+    check_fails(hlm_strategy_check(&strategy, &model, &err), HLM_NO, &err,
+                "tp = 2 of stage 0 and tp = 3 of stage 1: one must divide the other");
+}
+
+/* Where some rank has more than one tensor parallel rank. */
+static void sp_is_legal_beside_one_rank(void **state)
+{
+    (void)state;
+    const struct hlm_model model = tiny_model(TINY_LLAMA);
+    struct hlm_strategy strategy = legal(&model);
+    struct hlm_err err;
+    strategy.pp = 2;
+    strategy.tp = 2;
+    strategy.sp = true;
+    strategy.places = (const struct hlm_rank_place[]){{2, 0, 0}, {1, 4, 4}};
+    struct hlm_strategy at = hlm_strategy_at(&strategy, 1);
+    assert_int_equal(at.tp, 1);
+    check_ok(hlm_strategy_check(&at, &model, &err), &err);
+    strategy.places = (const struct hlm_rank_place[]){{1, 0, 0}, {1, 4, 4}};
+    at = hlm_strategy_at(&strategy, 1);
+    check_fails(hlm_strategy_check(&at, &model, &err), HLM_NO, &err, "sp needs tp > 1");
+}
+
 static void sets_fields_by_name(void **state)
 {
     (void)state;
@@ -139,6 +183,7 @@ static void refuses_values_that_do_not_parse(void **state)
         {"tp", "99999999999999999999", "expected a whole number"},
         {"sp", "maybe", "expected one of false, true"},
         {"schedule", "1f1c", "expected one of gpipe, 1f1b"},
+        {"offload", "half", "expected one of none, optimizer, inputs, activations"},
         {"recompute", "full", "unknown strategy field \"recompute\""},
         {"microbatchsize", "1", "did you mean \"microbatch_size\"?"},
     };
@@ -173,6 +218,44 @@ static void survives_a_round_trip_through_json(void **state)
     hlm_arena_free(arena);
 }
 
+static void offload_is_left_out_where_there_is_none(void **state)
+{
+    (void)state;
+    const struct hlm_model model = tiny_model(TINY_GPT);
+    struct hlm_strategy strategy = legal(&model), again;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct hlm_err err;
+    const char *text = hlm_json_write(arena, &hlm_strategy_table, &strategy, false);
+    assert_null(strstr(text, "offload"));
+    check_ok(hlm_strategy_set(&strategy, "offload", "optimizer+inputs", &err), &err);
+    text = hlm_json_write(arena, &hlm_strategy_table, &strategy, false);
+    check_ok(hlm_json_read_text(arena, "strategy", text, strlen(text), &hlm_strategy_table, &again,
+                                &err),
+             &err);
+    assert_int_equal(again.offload, HLM_OFFLOAD_OPTIMIZER_INPUTS);
+    hlm_arena_free(arena);
+}
+
+/* I and W both read what a layer keeps; states are not read by either. */
+static void activations_stay_where_the_backward_is_split(void **state)
+{
+    (void)state;
+    const struct hlm_model model = tiny_model(TINY_GPT);
+    struct hlm_err err;
+    for (int offload = 0; offload < HLM_NUM_OFFLOADS; offload++) {
+        struct hlm_strategy strategy = legal(&model);
+        strategy.schedule = HLM_SCHEDULE_ZB_H1;
+        strategy.offload = (enum hlm_offload)offload;
+        if (hlm_offload_parts(strategy.offload).inputs) {
+            check_fails(hlm_strategy_check(&strategy, &model, &err), HLM_NO, &err,
+                        "needs a backward that is not split, found zb-h1");
+            strategy.schedule = HLM_SCHEDULE_1F1B;
+            strategy.offload_layers = model.num_layers;
+        }
+        check_ok(hlm_strategy_check(&strategy, &model, &err), &err);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -180,9 +263,13 @@ int main(void)
         cmocka_unit_test(names_the_rule_that_fails),
         cmocka_unit_test(legal_strategies_pass),
         cmocka_unit_test(sp_needs_rows_for_every_rank),
+        cmocka_unit_test(tp_of_neighbours_divides),
+        cmocka_unit_test(sp_is_legal_beside_one_rank),
         cmocka_unit_test(sets_fields_by_name),
         cmocka_unit_test(refuses_values_that_do_not_parse),
         cmocka_unit_test(survives_a_round_trip_through_json),
+        cmocka_unit_test(offload_is_left_out_where_there_is_none),
+        cmocka_unit_test(activations_stay_where_the_backward_is_split),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
