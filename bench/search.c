@@ -32,7 +32,7 @@ static void search_one(const struct problem *row)
     struct hlm_search_problem problem = {
         .global_batch_size = row->batch,
         .lowering = HLM_LOWERING_HLMPLAN,
-        .require = {.sp = -1, .zero = -1, .schedule = -1, .recompute = -1},
+        .require = {.sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1},
         .max_gap_frac = 0.01,
         .top_k = 3};
     const struct hlm_plan *plan = NULL;

@@ -101,6 +101,7 @@ static enum hlm_status make_plan(const struct demo *demo, const struct layout *l
                     .zero = 0,
                     .schedule = HLM_SCHEDULE_1F1B,
                     .recompute = -1,
+                    .offload = -1,
                     .microbatch_size = 1},
         .max_gap_frac = 0.01};
     return hlm_search(demo->arena, &problem, NULL, NULL, out, err);
@@ -291,7 +292,7 @@ static enum hlm_status recommend(const struct demo *demo, struct hlm_err *err)
         .dtype = HLM_DTYPE_FP32,
         .lowering = HLM_LOWERING_HLMPLAN,
         .runnable_only = true,
-        .require = {.sp = -1, .zero = -1, .schedule = -1, .recompute = -1},
+        .require = {.sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1},
         .max_gap_frac = 0.01};
     const struct hlm_plan *plan = NULL;
     HLM_TRY(hlm_search(demo->arena, &problem, NULL, NULL, &plan, err));

@@ -82,6 +82,7 @@ static const struct require_key require_keys[] = {
     {REQUIRE(schedule), false, hlm_schedule_texts, 0, 0},
     {REQUIRE(recompute), false, hlm_recompute_texts, 0, 0},
     {REQUIRE(microbatch_size), true, NULL, 1, INT64_MAX},
+    {REQUIRE(offload), false, hlm_offload_texts, 0, 0},
 };
 enum { NUM_REQUIRE_KEYS = sizeof(require_keys) / sizeof(require_keys[0]) };
 
@@ -177,7 +178,8 @@ enum hlm_status hlm_problem_require_option(struct hlm_arena *arena, const char *
                                            const char *text, struct hlm_search_require *out,
                                            struct hlm_err *err)
 {
-    struct hlm_search_require require = {.sp = -1, .zero = -1, .schedule = -1, .recompute = -1};
+    struct hlm_search_require require = {
+        .sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1};
     const struct hlm_pair *pairs = NULL;
     int num_pairs = 0;
     if (text != NULL) {

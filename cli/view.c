@@ -47,6 +47,12 @@ const char *hlm_view_strategy(struct hlm_arena *arena, const struct hlm_strategy
                     (long long)strategy->num_microbatches,
                     strategy->num_microbatches == 1 ? "microbatch" : "microbatches",
                     (long long)strategy->microbatch_size, hlm_dtype_texts[strategy->dtype]);
+    if (strategy->offload != HLM_OFFLOAD_NONE) {
+        hlm_text_printf(&text, ", offload %s", hlm_offload_texts[strategy->offload]);
+    }
+    if (strategy->offload_layers > 0) {
+        hlm_text_printf(&text, " of %d layers", strategy->offload_layers);
+    }
     return text.text;
 }
 
@@ -262,9 +268,13 @@ void hlm_view_stages(FILE *out, struct hlm_arena *arena, const struct hlm_plan *
 {
     static const char *const headers[] = {">stage",  ">layers",      "recompute",  "device",
                                           ">states", ">activations", ">transient", ">fixed",
-                                          ">peak",   ">limit",       NULL};
+                                          ">peak",   ">limit",       ">host",      NULL};
+    static const char *const headers_without_host[] = {
+        ">stage",     ">layers", "recompute", "device", ">states", ">activations",
+        ">transient", ">fixed",  ">peak",     ">limit", NULL};
+    const bool has_host = plan->strategy.offload != HLM_OFFLOAD_NONE;
     struct hlm_text_table table;
-    hlm_text_table_init(&table, arena, headers);
+    hlm_text_table_init(&table, arena, has_host ? headers : headers_without_host);
     for (int32_t s = 0; s < plan->num_stages;) {
         const struct stage_run run = find_run(plan, s);
         const struct hlm_plan_stage *stage = &plan->stages[s];
@@ -281,7 +291,8 @@ void hlm_view_stages(FILE *out, struct hlm_arena *arena, const struct hlm_plan *
                                      bytes_text(arena, memory->bytes[HLM_MEMORY_TRANSIENT]),
                                      bytes_text(arena, memory->bytes[HLM_MEMORY_FIXED]),
                                      bytes_text(arena, memory->peak_bytes),
-                                     bytes_text(arena, memory->limit_bytes)};
+                                     bytes_text(arena, memory->limit_bytes),
+                                     bytes_text(arena, memory->host_bytes)};
         hlm_text_table_add(&table, cells);
         s += run.num;
     }

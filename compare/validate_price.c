@@ -3,8 +3,8 @@
 #include "costmodel/stage_cost.h"
 #include "schedule/simulate.h"
 
-/* Bytes beyond any device's. A time is wanted even where we think that it does not fit, since it
- * ran. */
+/* Bytes beyond any device's and any host's. A time is wanted even where we think that it does not
+ * fit, since it ran. */
 static const double any_bytes = 0x1p50;
 
 /* A run whose recompute is not stated had the least that fitted. Predicted memory is off by about a
@@ -24,6 +24,11 @@ static const struct hlm_cluster *with_memory(struct hlm_arena *arena,
         arena, cluster->groups, (size_t)cluster->num_groups * sizeof cluster->groups[0]);
     for (int32_t g = 0; g < cluster->num_groups; g++) {
         groups[g].device.memory_bytes = (int64_t)bytes;
+        if (groups[g].host != NULL) {
+            struct hlm_host *host = hlm_arena_memdup(arena, groups[g].host, sizeof *groups[g].host);
+            host->memory_bytes = any_bytes;
+            groups[g].host = host;
+        }
     }
     copy->groups = groups;
     return copy;

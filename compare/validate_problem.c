@@ -346,12 +346,63 @@ static const struct framework *find_framework(const char *software)
     return framework;
 }
 
+/* What the file says of offload, by words in it: sentences, and flags of llm.q, each of which moves
+ * a tensor. Moments or master copies alone count as all of them. */
+static const struct offload_word {
+    const char *word;
+    struct hlm_offload_parts parts;
+    const char *refusal; /* NULL: one of ours */
+} offload_words[] = {
+    {"offload-gradients", {0}, "offload of gradients"},
+    {"offload-quants", {0}, "offload of parameters"},
+    {"offload-opt-m", {.optimizer = true}, NULL},
+    {"offload-opt-v", {.optimizer = true}, NULL},
+    {"offload-master", {.optimizer = true}, NULL},
+    {"offload-residual", {.inputs = true}, NULL},
+    {"activation offload (", {0}, "offload of some activations of a layer"},
+    {"activation", {.inputs = true, .activations = true}, NULL},
+};
+
+static enum hlm_status add_offload(const char *text, struct hlm_offload_parts *parts,
+                                   struct hlm_err *err)
+{
+    for (size_t i = 0; i < sizeof offload_words / sizeof offload_words[0]; i++) {
+        const struct offload_word *row = &offload_words[i];
+        if (strstr(text, row->word) == NULL) {
+            continue;
+        }
+        parts->optimizer = parts->optimizer || row->parts.optimizer;
+        parts->inputs = parts->inputs || row->parts.inputs;
+        parts->activations = parts->activations || row->parts.activations;
+        return row->refusal == NULL ? HLM_OK : hlm_fail(err, HLM_NO, "%s", row->refusal);
+    }
+    return hlm_fail(err, HLM_NO, "offload \"%s\"", text);
+}
+
+static enum hlm_status find_offload(const struct hlm_truth_point *point,
+                                    struct hlm_strategy *strategy, struct hlm_err *err)
+{
+    struct hlm_offload_parts parts = {0};
+    for (int32_t i = 0; i < point->num_offload; i++) {
+        const char *layers = strstr(point->offload[i], " layers"), *start = NULL;
+        HLM_TRY(add_offload(point->offload[i], &parts, err));
+        if (layers != NULL) {
+            strategy->offload_layers = (int32_t)number_before(point->offload[i], layers, &start);
+        }
+    }
+    for (int offload = 0; offload < HLM_NUM_OFFLOADS; offload++) {
+        const struct hlm_offload_parts own = hlm_offload_parts((enum hlm_offload)offload);
+        if (own.optimizer == parts.optimizer && own.inputs == parts.inputs &&
+            own.activations == parts.activations) {
+            strategy->offload = (enum hlm_offload)offload;
+        }
+    }
+    return HLM_OK;
+}
+
 /* What no strategy of ours can say, in the order in which it is looked for. */
 static enum hlm_status check_expressible(const struct hlm_truth_point *point, struct hlm_err *err)
 {
-    if (point->num_offload > 0) {
-        return hlm_fail(err, HLM_NO, "offload to the host");
-    }
     if (point->parallel.tp < 1 || point->parallel.pp < 1) {
         return hlm_fail(err, HLM_INPUT, "tp and pp must be at least 1");
     }
@@ -395,6 +446,7 @@ static enum hlm_status make_strategy(const struct hlm_truth_point *point,
     if (strategy.vpp < hlm_schedule_chunks(strategy.schedule).min) {
         strategy.vpp = default_chunks(point, strategy.schedule);
     }
+    HLM_TRY(find_offload(point, &strategy, err));
     HLM_TRY(find_dtype(problem->cluster, point->precision, &strategy.dtype, err));
     if (framework->grads == GRADS_STORED ||
         (framework->grads == GRADS_FP16 && strategy.dtype == HLM_DTYPE_FP16)) {

@@ -87,7 +87,9 @@ static const struct hlm_lowering_traits traits[HLM_NUM_LOWERINGS] = {
  * fragments_frac: 15 % on average over training runs on A100 (GMLake, arXiv 2401.08156, abstract).
  */
 static const struct hlm_framework frameworks[HLM_NUM_LOWERINGS] = {
-    [HLM_LOWERING_HLMPLAN] = {.shares_in_turn = true, .host_per_launch = 1.0},
+    [HLM_LOWERING_HLMPLAN] = {.shares_in_turn = true,
+                              .updates_on_device = true,
+                              .host_per_launch = 1.0},
     [HLM_LOWERING_MEGATRON] = {.splits_messages = true,
                                .overlaps_dp = true,
                                .sends_rows_once = true,
@@ -169,6 +171,7 @@ FEATURE(has_copied_kv, model->num_kv_heads % strategy->tp != 0)
 FEATURE(has_other_expert_dtype, model->moe.num_experts > 0 && strategy->dtype != HLM_DTYPE_FP32)
 FEATURE(has_etp, model->moe.num_experts > 0 && strategy->etp > 1)
 FEATURE(has_zero_part, strategy->zero > 0 && strategy->zero_group < strategy->dp)
+FEATURE(has_offload, strategy->offload != HLM_OFFLOAD_NONE)
 FEATURE(has_foreign_lowering, strategy->lowering != HLM_LOWERING_HLMPLAN)
 FEATURE(has_other_tp, tp_differs(strategy))
 FEATURE(has_other_dtype, strategy->dtype != HLM_DTYPE_FP32 && strategy->dtype != HLM_DTYPE_BF16)
@@ -205,6 +208,7 @@ static const struct feature not_run[] = {
     {"key and value heads copied over tp (num_kv_heads no multiple of tp)", has_copied_kv},
     {"states shared by a part of dp (zero_group < dp)", has_zero_part},
     {"a lowering set other than hlmplan", has_foreign_lowering},
+    {"offload to the host's memory", has_offload},
     {"pipeline ranks with different tp", has_other_tp},
     {"a dtype other than fp32 and bf16", has_other_dtype},
     {"gradients in a dtype other than fp32", has_other_grad_dtype},

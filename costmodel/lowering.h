@@ -82,6 +82,10 @@ struct hlm_framework {
     /* What the allocator holds beyond the activations and passing tensors in use, over these:
      * fragments of PyTorch's caching allocator. 0: offsets are planned ahead (memory.h). */
     double fragments_frac;
+    /* Optimizer states of the host's memory come to the device for its update and go back (llm.q);
+     * else gradients go to the host, which updates and sends the parameters (ZeRO-Offload, Ren et
+     * al. 2021, arXiv 2101.06840; Megatron-Core's hybrid optimizer). */
+    bool updates_on_device;
     double step_host_s; /* host time of a step outside the passes: data, loss scale, logging */
 };
 const struct hlm_framework *hlm_lowering_framework(enum hlm_lowering lowering);

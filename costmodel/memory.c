@@ -314,22 +314,29 @@ static int64_t shards(double elements, double element_bytes, bool sharded, int64
     return (int64_t)(elements / (sharded ? (double)group : 1.0) * element_bytes);
 }
 
+double hlm_memory_state_bytes(const struct hlm_strategy *strategy)
+{
+    const bool master = hlm_dtype_storage(strategy->dtype) != HLM_DTYPE_FP32;
+    return 2.0 * hlm_dtype_bytes(HLM_DTYPE_FP32) +
+           (master ? hlm_dtype_bytes(strategy->master_dtype) : 0.0);
+}
+
 static void add_slab(const struct hlm_strategy *strategy, int64_t num_elements, int64_t group,
                      int64_t bytes[HLM_NUM_MEMORY_KINDS])
 {
     const int32_t zero = strategy->zero;
     const double padded = (double)(divide_up(num_elements, group) * group);
     const enum hlm_dtype dtype = hlm_dtype_storage(strategy->dtype);
-    const double moments = 2.0 * hlm_dtype_bytes(HLM_DTYPE_FP32);
-    const double master = dtype != HLM_DTYPE_FP32 ? hlm_dtype_bytes(strategy->master_dtype) : 0.0;
     bytes[HLM_MEMORY_PARAMETERS] += shards(padded, hlm_dtype_bytes(dtype), zero >= 3, group);
     bytes[HLM_MEMORY_GRADIENTS] +=
         shards(padded, hlm_dtype_bytes(strategy->grad_dtype), zero >= 2, group);
-    bytes[HLM_MEMORY_OPTIMIZER] += shards(padded, moments + master, zero >= 1, group);
+    bytes[HLM_MEMORY_OPTIMIZER] +=
+        shards(padded, hlm_memory_state_bytes(strategy), zero >= 1, group);
 }
 
-void hlm_memory_static(const struct hlm_strategy *strategy, int64_t num_elements,
-                       int64_t num_expert_elements, int64_t bytes[HLM_NUM_MEMORY_KINDS])
+/* Wherever they live. */
+static void add_slabs(const struct hlm_strategy *strategy, int64_t num_elements,
+                      int64_t num_expert_elements, int64_t bytes[HLM_NUM_MEMORY_KINDS])
 {
     const bool sharded = strategy->zero > 0;
     HLM_ASSERT(num_expert_elements <= num_elements);
@@ -340,4 +347,21 @@ void hlm_memory_static(const struct hlm_strategy *strategy, int64_t num_elements
              sharded ? hlm_dp_shards(strategy, HLM_GROUP_DP) : 1, bytes);
     add_slab(strategy, num_expert_elements, sharded ? hlm_dp_shards(strategy, HLM_GROUP_EDP) : 1,
              bytes);
+}
+
+void hlm_memory_static(const struct hlm_strategy *strategy, int64_t num_elements,
+                       int64_t num_expert_elements, int64_t bytes[HLM_NUM_MEMORY_KINDS])
+{
+    add_slabs(strategy, num_elements, num_expert_elements, bytes);
+    if (hlm_offload_parts(strategy->offload).optimizer) {
+        bytes[HLM_MEMORY_OPTIMIZER] = 0;
+    }
+}
+
+int64_t hlm_memory_host_states(const struct hlm_strategy *strategy, int64_t num_elements,
+                               int64_t num_expert_elements)
+{
+    int64_t bytes[HLM_NUM_MEMORY_KINDS];
+    add_slabs(strategy, num_elements, num_expert_elements, bytes);
+    return hlm_offload_parts(strategy->offload).optimizer ? bytes[HLM_MEMORY_OPTIMIZER] : 0;
 }

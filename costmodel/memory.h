@@ -84,6 +84,7 @@ struct hlm_stage_memory {
     int32_t stage;
     int64_t bytes[HLM_NUM_MEMORY_KINDS];
     int64_t peak_bytes, limit_bytes;
+    int64_t host_bytes; /* in the host's memory (offload.h); no part of the peak */
 };
 extern const char *const hlm_memory_kind_texts[];
 
@@ -92,8 +93,14 @@ extern const char *const hlm_memory_kind_texts[];
  * dtype as stored + grad_dtype + (master where dtype is not fp32) + 2 fp32 moments, the last two
  * divided by zero_group at zero 1, the gradient too at zero 2, all at zero 3; slabs padded to a
  * multiple of zero_group. Source: Rajbhandari et al. 2020 (ZeRO), Megatron-LM distributed
- * optimizer. */
+ * optimizer. Of the device: where the optimizer's states live in the host's memory, these are 0. */
 void hlm_memory_static(const struct hlm_strategy *strategy, int64_t num_elements,
                        int64_t num_expert_elements, int64_t bytes[HLM_NUM_MEMORY_KINDS]);
+
+/* Bytes of moments and master copies of one parameter. */
+double hlm_memory_state_bytes(const struct hlm_strategy *strategy);
+/* What a rank keeps of these in the host's memory: 0 unless the strategy offloads them. */
+int64_t hlm_memory_host_states(const struct hlm_strategy *strategy, int64_t num_elements,
+                               int64_t num_expert_elements);
 
 #endif

@@ -23,6 +23,7 @@
 #include "costmodel/layout.h"
 #include "costmodel/lowering.h"
 #include "costmodel/memory.h"
+#include "costmodel/offload.h"
 #include "costmodel/strategy.h"
 
 #define HLM_PART_MAP(X)                                                                            \
@@ -35,7 +36,8 @@
     X(EP_COMM, "ep_comm_s")                                                                        \
     X(JITTER, "jitter_s") /* waiting for the slowest rank */                                       \
     X(CP_COMM, "cp_comm_s")                                                                        \
-    X(DP_COMM, "dp_comm_s") /* ZeRO-2 and 3, inside passes: exposed */
+    X(DP_COMM, "dp_comm_s") /* ZeRO-2 and 3, inside passes: exposed */                             \
+    X(OFFLOAD, "offload_s") /* activations to the host and back (offload.h): exposed */
 enum hlm_part {
 #define X(name, text) HLM_PART_##name,
     HLM_PART_MAP(X)
@@ -64,6 +66,8 @@ struct hlm_block_cost {
     int64_t num_padded, num_padded_expert;
     double shard_reduce_s, shard_gather_s;
     int64_t num_kernels_forward, num_kernels_backward;
+    int64_t host_slot_bytes; /* per microbatch in flight, in the host's memory: no part of
+                                slot_bytes */
 };
 
 /* Prices of one strategy on one device group. blocks[kind][recompute]; embedding and head only
@@ -124,11 +128,13 @@ struct hlm_stage_cost {
                            ZeRO-2 on the passes hold that over dp */
     double optimizer_s; /* gradient norm's sum, update, zeroing, gather_s */
     double gather_s;    /* ZeRO-1 and 2: gather of parameters, exposed; 0 otherwise */
+    struct hlm_offload_update offload; /* of optimizer_s, where states live on the host */
     int64_t num_elements, num_expert_elements;
     int64_t num_padded, num_padded_expert; /* sums of the blocks' */
     int64_t static_bytes[HLM_NUM_MEMORY_KINDS];
     int64_t slot_bytes; /* per microbatch in flight, boundary buffers included */
     int64_t transient_bytes;
+    int64_t host_static_bytes, host_slot_bytes; /* in the host's memory */
 };
 
 /* Exactly the sizes that the executor allocates (set hlmplan): per slot each block's slot_bytes,

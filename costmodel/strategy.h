@@ -82,6 +82,33 @@ enum hlm_cp_form {
 };
 extern const char *const hlm_cp_form_texts[];
 
+/* What lives in the host's memory in place of the device's (priced only; costmodel/offload.h):
+ *   optimizer    moments and master copies, as the ZeRO stage shards them
+ *   inputs       of each microbatch in flight, the inputs of the layers: with full recompute all
+ *                that is kept of them
+ *   activations  all that layers keep for their backward, inputs included
+ *   optimizer+inputs, all (optimizer and activations) */
+#define HLM_OFFLOAD_MAP(X)                                                                         \
+    X(NONE, "none")                                                                                \
+    X(OPTIMIZER, "optimizer")                                                                      \
+    X(INPUTS, "inputs")                                                                            \
+    X(ACTIVATIONS, "activations")                                                                  \
+    X(OPTIMIZER_INPUTS, "optimizer+inputs")                                                        \
+    X(ALL, "all")
+enum hlm_offload {
+#define X(name, text) HLM_OFFLOAD_##name,
+    HLM_OFFLOAD_MAP(X)
+#undef X
+        HLM_NUM_OFFLOADS
+};
+extern const char *const hlm_offload_texts[];
+
+/* The same, part by part. */
+struct hlm_offload_parts {
+    bool optimizer, inputs, activations; /* activations: not the inputs */
+};
+struct hlm_offload_parts hlm_offload_parts(enum hlm_offload offload);
+
 /* Where one pipeline rank stands when they are not all alike (mixed clusters): its own tensor
  * parallelism, its first rank, and the device that this one runs on; its other ranks follow. */
 struct hlm_rank_place {
@@ -101,6 +128,8 @@ struct hlm_strategy {
     enum hlm_dtype dtype, grad_dtype, master_dtype;
     enum hlm_lowering lowering;
     enum hlm_cp_form cp_form;
+    enum hlm_offload offload;
+    int32_t offload_layers; /* of the model whose inputs or activations are offloaded; 0: all */
     /* [pp], or NULL: every pipeline rank has tp, and rank r runs on device r. Not in files: a
      * plan's stages say it. */
     const struct hlm_rank_place *places;
@@ -125,9 +154,9 @@ struct hlm_strategy hlm_strategy_at(const struct hlm_strategy *strategy, int32_t
  * sp needs tp > 1 and tp divides microbatch tokens; cp divides seq_len, with ulysses tp * cp
  * divides num_heads and num_kv_heads; ep divides num_experts and dp * cp * tp; batch
  * = dp * microbatch_size * num_microbatches; with places, tp of neighbours divide one another, and
- * tied embeddings need one tp at both ends; zero in 0..3; seq_len within learned positions; at
- * most 2^30 ranks, 2^32 tokens a microbatch and pp * vpp * num_microbatches of 2^22; ...
- * HLM_NO with the reason. */
+ * tied embeddings need one tp at both ends; zero in 0..3; inputs and activations go to the host
+ * only where the backward is not split; seq_len within learned positions; at most 2^30 ranks, 2^32
+ * tokens a microbatch and pp * vpp * num_microbatches of 2^22; ... HLM_NO with the reason. */
 HLM_MUST_CHECK enum hlm_status hlm_strategy_check(const struct hlm_strategy *strategy,
                                                   const struct hlm_model *model,
                                                   struct hlm_err *err);

@@ -56,13 +56,13 @@ struct least_entry {
 /* A schedule, and its rows at one reference. */
 struct rows_entry {
     struct key key;
-    const struct hlm_path_row *rows;
+    struct hlm_cached_rows value;
     const struct rows_entry *older;
 };
 struct schedule_entry {
     struct key key;
     struct hlm_cached_schedule value;
-    const struct hlm_path_row *ramp_rows;
+    struct hlm_cached_rows ramp_rows; /* rows NULL: not yet */
     const struct rows_entry *rows;
     struct schedule_entry *older;
 };
@@ -323,20 +323,31 @@ const struct hlm_cached_schedule *hlm_cache_schedule(struct hlm_pricer_cache *ca
     return &find_schedule(cache, strategy)->value;
 }
 
-const struct hlm_path_row *hlm_cache_ramp_rows(struct hlm_pricer_cache *cache,
-                                               const struct hlm_strategy *strategy)
+static struct hlm_cached_rows share_rows(struct hlm_arena *arena,
+                                         const struct hlm_cached_schedule *schedule,
+                                         const struct hlm_path_row *rows, int32_t num_rows)
 {
-    struct schedule_entry *schedule = find_schedule(cache, strategy);
-    if (schedule->ramp_rows == NULL) {
-        schedule->ramp_rows = hlm_sim_ramp_rows(cache->arena, schedule->value.order);
-    }
-    return schedule->ramp_rows;
+    return (struct hlm_cached_rows){
+        rows, num_rows,
+        hlm_rank_factors_new(arena, schedule->order, schedule->held, rows, num_rows)};
 }
 
-const struct hlm_path_row *hlm_cache_path_rows(struct hlm_pricer_cache *cache,
-                                               const struct hlm_strategy *strategy,
-                                               const double seconds[HLM_SIM_NUM_KINDS],
-                                               double transfer_s)
+const struct hlm_cached_rows *hlm_cache_ramp_rows(struct hlm_pricer_cache *cache,
+                                                  const struct hlm_strategy *strategy)
+{
+    struct schedule_entry *schedule = find_schedule(cache, strategy);
+    const struct hlm_sim_order *order = schedule->value.order;
+    if (schedule->ramp_rows.rows == NULL) {
+        schedule->ramp_rows = share_rows(cache->arena, &schedule->value,
+                                         hlm_sim_ramp_rows(cache->arena, order), order->num_ranks);
+    }
+    return &schedule->ramp_rows;
+}
+
+const struct hlm_cached_rows *hlm_cache_path_rows(struct hlm_pricer_cache *cache,
+                                                  const struct hlm_strategy *strategy,
+                                                  const double seconds[HLM_SIM_NUM_KINDS],
+                                                  double transfer_s)
 {
     struct schedule_entry *schedule = find_schedule(cache, strategy);
     struct key key = {.num = 0};
@@ -346,11 +357,12 @@ const struct hlm_path_row *hlm_cache_path_rows(struct hlm_pricer_cache *cache,
     key_add(&key, steps_of(transfer_s / seconds[HLM_ACTION_F]));
     for (const struct rows_entry *at = schedule->rows; at != NULL; at = at->older) {
         if (same_key(&at->key, &key)) {
-            return at->rows;
+            return &at->value;
         }
     }
     struct hlm_arena *scratch = hlm_arena_new();
-    const int32_t n = schedule->value.order->num_stages;
+    const struct hlm_sim_order *order = schedule->value.order;
+    const int32_t n = order->num_stages;
     const double *transfers = repeat(scratch, n, ratio_of(key.fields[3]));
     const struct hlm_sim_costs reference = {
         .forward_s = repeat(scratch, n, 1.0),
@@ -360,11 +372,13 @@ const struct hlm_path_row *hlm_cache_path_rows(struct hlm_pricer_cache *cache,
         .send_forward_s = transfers,
         .send_backward_s = transfers};
     struct rows_entry *made = HLM_ARENA_NEW(cache->arena, struct rows_entry);
-    *made = (struct rows_entry){
-        .key = key,
-        .rows = hlm_sim_path_rows(cache->arena, schedule->value.order, &reference),
-        .older = schedule->rows};
+    *made =
+        (struct rows_entry){.key = key,
+                            .value = share_rows(cache->arena, &schedule->value,
+                                                hlm_sim_path_rows(cache->arena, order, &reference),
+                                                hlm_sim_num_path_rows(order)),
+                            .older = schedule->rows};
     schedule->rows = made;
     hlm_arena_free(scratch);
-    return made->rows;
+    return &made->value;
 }

@@ -55,16 +55,23 @@ enum hlm_status hlm_cache_least_s(struct hlm_pricer_cache *cache,
 const struct hlm_cached_schedule *hlm_cache_schedule(struct hlm_pricer_cache *cache,
                                                      const struct hlm_strategy *strategy);
 
+/* Rows of paths, with what problems share of them. */
+struct hlm_cached_rows {
+    const struct hlm_path_row *rows;
+    int32_t num_rows;
+    const struct hlm_rank_factors *factors;
+};
+
 /* The rows that the schedule's ramps make: one per rank. */
-const struct hlm_path_row *hlm_cache_ramp_rows(struct hlm_pricer_cache *cache,
-                                               const struct hlm_strategy *strategy);
+const struct hlm_cached_rows *hlm_cache_ramp_rows(struct hlm_pricer_cache *cache,
+                                                  const struct hlm_strategy *strategy);
 
 /* The rows of a schedule whose stages take seconds[kind of action] and transfers transfer_s, all to
  * the steps of their ratio to the forward (a quarter of a doubling): hlm_sim_num_path_rows. */
-const struct hlm_path_row *hlm_cache_path_rows(struct hlm_pricer_cache *cache,
-                                               const struct hlm_strategy *strategy,
-                                               const double seconds[HLM_SIM_NUM_KINDS],
-                                               double transfer_s);
+const struct hlm_cached_rows *hlm_cache_path_rows(struct hlm_pricer_cache *cache,
+                                                  const struct hlm_strategy *strategy,
+                                                  const double seconds[HLM_SIM_NUM_KINDS],
+                                                  double transfer_s);
 
 /* --- column_family.c --- */
 

@@ -102,11 +102,13 @@ void hlm_column_complete_ranks(struct hlm_arena *arena, struct hlm_pricer_cache 
             fill_rank_stage(hlm_column_stage_pricer(column, s), s, &stages[s]);
         }
     }
+    const struct hlm_cached_rows *rows = hlm_cache_ramp_rows(cache, &column->strategy);
     struct hlm_rank_problem *ranks = &column->ranks;
     *ranks = (struct hlm_rank_problem){.order = schedule->order,
                                        .held = schedule->held,
-                                       .rows = hlm_cache_ramp_rows(cache, &column->strategy),
-                                       .num_rows = schedule->order->num_ranks,
+                                       .rows = rows->rows,
+                                       .num_rows = rows->num_rows,
+                                       .factors = rows->factors,
                                        .num_layers = column->placement.num_layers,
                                        .layer_kinds = column->placement.layer_kinds,
                                        .stages = stages,
@@ -120,9 +122,11 @@ void hlm_column_complete_ranks(struct hlm_arena *arena, struct hlm_pricer_cache 
 
 void hlm_column_take_paths(struct hlm_pricer_cache *cache, struct hlm_column *column)
 {
-    const struct hlm_cached_schedule *schedule = hlm_cache_schedule(cache, &column->strategy);
     double seconds[HLM_SIM_NUM_KINDS], mean_transfer_s = 0.0;
     find_means(column, seconds, &mean_transfer_s);
-    column->ranks.rows = hlm_cache_path_rows(cache, &column->strategy, seconds, mean_transfer_s);
-    column->ranks.num_rows = hlm_sim_num_path_rows(schedule->order);
+    const struct hlm_cached_rows *rows =
+        hlm_cache_path_rows(cache, &column->strategy, seconds, mean_transfer_s);
+    column->ranks.rows = rows->rows;
+    column->ranks.num_rows = rows->num_rows;
+    column->ranks.factors = rows->factors;
 }

@@ -350,7 +350,8 @@ enum hlm_status hlm_columns_families(struct hlm_arena *arena,
     const struct hlm_strategy given = {.global_batch_size = problem->global_batch_size,
                                        .seq_len = problem->seq_len,
                                        .dtype = problem->dtype,
-                                       .lowering = problem->lowering};
+                                       .lowering = problem->lowering,
+                                       .offload = hlm_columns_offload(&problem->require)};
     if (problem->cluster->num_groups > HLM_MAX_MIXED_GROUPS) {
         return hlm_fail(err, HLM_NO,
                         "planning over %d device groups at once is not supported: at most %d",

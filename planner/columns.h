@@ -9,6 +9,11 @@
  * 0 with dp * cp = 1, sp with tp = 1, ep > 1 without experts   the same as without All others are
  * listed and counted, however hopeless: the certificate is about them all.
  *
+ * What goes to the host's memory is one choice for all columns: none, unless an offload is
+ * required. Free, it would multiply them by six to list mostly what is slower than without, since
+ * offload only adds time; where nothing fits without it, the message says with which offload a plan
+ * would.
+ *
  * Over several device groups (at most HLM_MAX_MIXED_GROUPS) a column also says which of them the
  * pipeline goes through, in which order and with which tp on each (columns_places.h); strategy.tp
  * is the largest tp, and what is required of tp is required of that. Groups that it does not go
@@ -34,6 +39,12 @@ struct hlm_column_family {
     const struct hlm_column_order *orders;
     int32_t num_orders;
 };
+
+/* Of all columns. */
+static inline enum hlm_offload hlm_columns_offload(const struct hlm_search_require *require)
+{
+    return require->offload < 0 ? HLM_OFFLOAD_NONE : (enum hlm_offload)require->offload;
+}
 
 struct hlm_column_order {
     const struct hlm_rank_place *places; /* NULL: as without (columns_places.h) */

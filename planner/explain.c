@@ -41,8 +41,11 @@ struct hlm_search_problem hlm_explain_problem(const struct hlm_plan *plan)
         .seq_len = strategy->seq_len,
         .dtype = strategy->dtype,
         .lowering = strategy->lowering,
-        .require = {.sp = -1, .zero = -1, .schedule = -1, .recompute = -1},
+        .require = {.sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1},
         .max_gap_frac = HLM_EXPLAIN_MAX_GAP_FRAC};
+    if (strategy->offload != HLM_OFFLOAD_NONE) {
+        problem.require.offload = (int32_t)strategy->offload; /* else none is searched */
+    }
     if (certificate != NULL) {
         problem.require = certificate->require;
         problem.runnable_only = certificate->runnable_only;
@@ -69,6 +72,7 @@ bool hlm_explain_same_strategy(const struct hlm_strategy *a, const struct hlm_st
            a->etp == b->etp && a->vpp == b->vpp && a->sp == b->sp && a->zero == b->zero &&
            a->zero_group == b->zero_group && a->schedule == b->schedule &&
            a->microbatch_size == b->microbatch_size && same_places(a, b) &&
+           a->offload == b->offload && a->offload_layers == b->offload_layers &&
            (a->cp == 1 || hlm_strategy_cp_form(a) == hlm_strategy_cp_form(b));
 }
 

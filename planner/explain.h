@@ -120,7 +120,7 @@ struct hlm_explain_delta hlm_explain_subtract(struct hlm_arena *arena,
 #define HLM_EXPLAIN_LIMIT_MAP(X)                                                                   \
     X(COMPUTE, "compute")                   /* matrix products, attention */                       \
     X(MEMORY_BANDWIDTH, "memory_bandwidth") /* memory-bound kernels */                             \
-    X(MEMORY_CAPACITY, "memory_capacity")   /* recompute: activations that could not be kept */    \
+    X(MEMORY_CAPACITY, "memory_capacity")   /* recompute and offload: what could not be kept */    \
     X(HOST, "host")                         /* launches */                                         \
     X(TENSOR_PARALLEL, "tensor_parallel")   /* exposed communication of each kind */               \
     X(CONTEXT_PARALLEL, "context_parallel")                                                        \

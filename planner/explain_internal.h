@@ -17,7 +17,8 @@
     X(ZERO, zero, -1)                                                                              \
     X(SCHEDULE, schedule, -1)                                                                      \
     X(RECOMPUTE, recompute, -1)                                                                    \
-    X(MICROBATCH_SIZE, microbatch_size, 0)
+    X(MICROBATCH_SIZE, microbatch_size, 0)                                                         \
+    X(OFFLOAD, offload, -1)
 enum hlm_explain_key {
 #define X(name, member, free_value) HLM_EXPLAIN_KEY_##name,
     HLM_EXPLAIN_KEY_MAP(X)

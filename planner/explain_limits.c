@@ -29,6 +29,10 @@ static const struct limit_row limit_rows[] = {
     {"expert_parallel", HLM_EXPLAIN_LIMIT_EXPERT_PARALLEL},
     {"data_parallel", HLM_EXPLAIN_LIMIT_DATA_PARALLEL},
     {"optimizer", HLM_EXPLAIN_LIMIT_OPTIMIZER},
+    {"offload", HLM_EXPLAIN_LIMIT_MEMORY_CAPACITY},
+    {"to_host_s", HLM_EXPLAIN_LIMIT_MEMORY_CAPACITY},
+    {"host_update_s", HLM_EXPLAIN_LIMIT_MEMORY_CAPACITY},
+    {"to_device_s", HLM_EXPLAIN_LIMIT_MEMORY_CAPACITY},
 };
 
 static enum hlm_explain_limit limit_of(const char *name, enum hlm_explain_limit outer)

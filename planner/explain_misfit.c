@@ -96,6 +96,9 @@ const char *hlm_explain_rule(struct hlm_arena *arena, const struct hlm_plan *pla
 
 /* --- what would let it fit --- */
 
+/* Offload of one kind and of the other, and memory. */
+enum { NUM_OTHER_CHANGES = 3 };
+
 struct changes {
     struct hlm_arena *arena;
     struct hlm_explain_change *list;
@@ -138,6 +141,8 @@ static struct tries tries_of(const struct hlm_search_problem *problem, enum hlm_
         return (struct tries){value + 1, 3, 1};
     case HLM_EXPLAIN_KEY_RECOMPUTE:
         return (struct tries){value + 1, HLM_NUM_RECOMPUTES - 1, 1};
+    case HLM_EXPLAIN_KEY_OFFLOAD:
+        return (struct tries){value + 1, HLM_NUM_OFFLOADS - 1, 1};
     default: /* of the schedules none takes least memory in every case */
         return (struct tries){0, HLM_NUM_SCHEDULES - 1, 1};
     }
@@ -180,6 +185,33 @@ static void try_key(struct changes *changes, const struct hlm_search_problem *pr
             add_change(changes, hlm_explain_key_text(changes->arena, key, i), 0, &changed);
             return;
         }
+    }
+}
+
+static bool try_offload(struct changes *changes, const struct hlm_search_problem *problem,
+                        enum hlm_offload offload)
+{
+    struct hlm_search_problem changed = *problem;
+    changed.require.offload = (int32_t)offload;
+    const bool fits = hlm_infeasible_fits(&changed);
+    if (fits) {
+        add_change(changes,
+                   hlm_explain_key_text(changes->arena, HLM_EXPLAIN_KEY_OFFLOAD, (int64_t)offload),
+                   0, &changed);
+    }
+    return fits;
+}
+
+/* Whatever was asked, as no search offers it by itself: of each kind alone, or of both. */
+static void try_offloads(struct changes *changes, const struct hlm_search_problem *problem)
+{
+    if (problem->require.offload >= 0 || problem->runnable_only) {
+        return;
+    }
+    const bool optimizer = try_offload(changes, problem, HLM_OFFLOAD_OPTIMIZER);
+    const bool activations = try_offload(changes, problem, HLM_OFFLOAD_ACTIVATIONS);
+    if (!optimizer && !activations) {
+        (void)try_offload(changes, problem, HLM_OFFLOAD_ALL);
     }
 }
 
@@ -230,14 +262,15 @@ const struct hlm_explain_misfit *hlm_explain_misfit_new(struct hlm_arena *arena,
     struct hlm_infeasible_closest closest;
     HLM_ASSERT(hlm_infeasible_find_closest(problem, strategies, num_strategies, &closest));
     struct hlm_explain_misfit *misfit = HLM_ARENA_NEW(arena, struct hlm_explain_misfit);
-    struct changes changes = {
-        .arena = arena,
-        .list = HLM_ARENA_ARRAY(arena, struct hlm_explain_change, HLM_NUM_EXPLAIN_KEYS + 1)};
+    struct changes changes = {.arena = arena,
+                              .list = HLM_ARENA_ARRAY(arena, struct hlm_explain_change,
+                                                      HLM_NUM_EXPLAIN_KEYS + NUM_OTHER_CHANGES)};
     for (int key = 0; key < HLM_NUM_EXPLAIN_KEYS; key++) {
         if (hlm_explain_requires(asked, (enum hlm_explain_key)key)) {
             try_key(&changes, problem, (enum hlm_explain_key)key);
         }
     }
+    try_offloads(&changes, problem);
     try_memory(&changes, problem, &closest.excess);
     qsort(changes.list, (size_t)changes.num, sizeof(*changes.list), cheapest_first);
     *misfit = (struct hlm_explain_misfit){.strategy = closest.strategy,

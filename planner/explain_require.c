@@ -54,6 +54,8 @@ static const char *const *texts_of(enum hlm_explain_key key)
         return hlm_schedule_texts;
     case HLM_EXPLAIN_KEY_RECOMPUTE:
         return hlm_recompute_texts;
+    case HLM_EXPLAIN_KEY_OFFLOAD:
+        return hlm_offload_texts;
     default:
         return NULL;
     }

@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/fmt.h"
 #include "planner/bound.h"
@@ -71,14 +72,37 @@ static bool even_layers_fit(struct hlm_arena *scratch, const struct hlm_rank_pro
     return hlm_rank_choose_recompute(scratch, problem, &partition);
 }
 
-static bool column_fits(struct hlm_pricer_cache *cache, const struct hlm_strategy *strategy)
+/* Whether the hosts together hold the optimizer states of all ranks that are sent there. */
+static bool hosts_may_hold(const struct hlm_column *column,
+                           const struct hlm_search_problem *problem)
+{
+    int64_t num_elements = 0, num_expert_elements = 0;
+    double hosts_bytes = 0.0;
+    for (int32_t i = 0; i < problem->cluster->num_groups; i++) {
+        const struct hlm_device_group *group = &problem->cluster->groups[i];
+        hosts_bytes += group->host != NULL ? group->num_nodes * group->host->memory_bytes : 0.0;
+    }
+    for (int32_t layer = 0; layer < problem->model->num_layers; layer++) {
+        const struct hlm_block_cost *block =
+            &column->pricer.blocks[hlm_plan_layer_kind(problem->model, layer)][HLM_RECOMPUTE_NONE];
+        num_elements += block->num_elements;
+        num_expert_elements += block->num_expert_elements;
+    }
+    const struct hlm_strategy *strategy = &column->strategy;
+    return (double)hlm_memory_host_states(strategy, num_elements, num_expert_elements) *
+               column->pricer.strategy->tp * strategy->cp * strategy->dp <=
+           hosts_bytes;
+}
+
+static bool column_fits(const struct hlm_search_problem *problem, struct hlm_pricer_cache *cache,
+                        const struct hlm_strategy *strategy)
 {
     struct hlm_arena *kept = hlm_arena_new(), *scratch = hlm_arena_new();
     struct hlm_column column;
     struct hlm_err unused;
     bool fits = false;
     if (hlm_column_init(kept, cache, strategy, &column, &unused) == HLM_OK &&
-        hlm_column_may_fit(&column)) {
+        hlm_column_may_fit(&column) && hosts_may_hold(&column, problem)) {
         hlm_column_complete(kept, cache, &column);
         if (column.is_ranked) {
             fits = even_layers_fit(scratch, &column.ranks);
@@ -104,7 +128,7 @@ bool hlm_infeasible_fits(const struct hlm_search_problem *problem)
         struct hlm_pricer_cache *cache = hlm_pricer_cache_new(arena, problem);
         /* Small microbatches over many ranks fit first, and stand last or first: from the end. */
         for (int32_t i = num_strategies - 1; i >= 0 && !fits; i--) {
-            fits = column_fits(cache, &strategies[i]);
+            fits = column_fits(problem, cache, &strategies[i]);
         }
     }
     hlm_arena_free(arena);
@@ -162,6 +186,26 @@ static bool find_waiver(const struct hlm_search_problem *problem, char *out, siz
     return false;
 }
 
+/* The first offload with which a plan fits. */
+static bool find_offload(const struct hlm_search_problem *problem, char *out, size_t size)
+{
+    static const enum hlm_offload offloads[] = {HLM_OFFLOAD_OPTIMIZER, HLM_OFFLOAD_ACTIVATIONS,
+                                                HLM_OFFLOAD_ALL};
+    if (problem->require.offload >= 0 || problem->runnable_only) {
+        return false;
+    }
+    for (size_t i = 0; i < sizeof(offloads) / sizeof(offloads[0]); i++) {
+        struct hlm_search_problem offloaded = *problem;
+        offloaded.require.offload = (int32_t)offloads[i];
+        if (hlm_infeasible_fits(&offloaded)) {
+            (void)snprintf(out, size, "; a plan fits when offload=%s is required",
+                           hlm_offload_texts[offloads[i]]);
+            return true;
+        }
+    }
+    return false;
+}
+
 /* One node has no link to others of its group; whether a plan fits does not depend on its speed. */
 static void add_own_links(struct hlm_arena *arena, const struct hlm_cluster *before,
                           struct hlm_cluster *larger)
@@ -207,12 +251,9 @@ static bool more_nodes_fit(const struct hlm_search_problem *problem, int32_t tim
     return fits;
 }
 
-static void find_help(const struct hlm_search_problem *problem, char *out, size_t size)
+static void find_nodes(const struct hlm_search_problem *problem, char *out, size_t size)
 {
     enum { MOST_TIMES = 16 };
-    if (find_waiver(problem, out, size)) {
-        return;
-    }
     for (int32_t times = 2; times <= MOST_TIMES; times *= 2) {
         if (more_nodes_fit(problem, times)) {
             (void)snprintf(out, size, "; a plan fits on %d times as many nodes", times);
@@ -222,13 +263,22 @@ static void find_help(const struct hlm_search_problem *problem, char *out, size_
     (void)snprintf(out, size, "; %d times as many nodes would not be enough", MOST_TIMES);
 }
 
+static void find_help(const struct hlm_search_problem *problem, char *out, size_t size)
+{
+    if (!find_waiver(problem, out, size)) {
+        (void)find_offload(problem, out, size);
+        const size_t length = strlen(out);
+        find_nodes(problem, out + length, size - length);
+    }
+}
+
 enum hlm_status hlm_infeasible_explain(const struct hlm_search_problem *problem,
                                        const struct hlm_strategy *strategies,
                                        int32_t num_strategies, struct hlm_err *err)
 {
     struct hlm_infeasible_closest closest;
     HLM_ASSERT(hlm_infeasible_find_closest(problem, strategies, num_strategies, &closest));
-    char help[100] = "";
+    char help[200] = "";
     find_help(problem, help, sizeof(help));
     const struct hlm_strategy *strategy = &closest.strategy;
     const struct hlm_stage_memory *memory = &closest.excess.memory;

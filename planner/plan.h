@@ -57,7 +57,7 @@ struct hlm_plan_prediction {
     double step_time_s;
     struct hlm_time_node
         parts;  /* name "step"; the rank on the critical path: forward, backward,
-                   tensor_parallel, pipeline (bubble, transfer), data_parallel, optimizer */
+                   tensor_parallel, pipeline (bubble, transfer), data_parallel, offload, optimizer */
     double mfu; /* dense peak of dtype; causal attention counted half for decoders */
     double tokens_per_s;
     double cost_per_token; /* currency of price_per_device_hour; 0: no prices */
@@ -89,10 +89,10 @@ struct hlm_plan_master {
     int32_t num_columns;
 };
 
-/* What a search was restricted to. Degrees that are 0 (sp, zero, schedule, recompute: -1) are free.
- */
+/* What a search was restricted to. Degrees that are 0 (sp, zero, schedule, recompute: -1) are free;
+ * offload -1: none (columns.h says why that is not free). */
 struct hlm_search_require {
-    int32_t dp, tp, pp, cp, vpp, ep, sp, zero, schedule, recompute;
+    int32_t dp, tp, pp, cp, vpp, ep, sp, zero, schedule, recompute, offload;
     int64_t microbatch_size;
 };
 extern const struct hlm_json_table hlm_search_require_table;

@@ -104,6 +104,13 @@ static const struct hlm_json_field memory_fields[] = {
      .min = 0,
      .max = 9e15,
      .doc = "memory of the device"},
+    {.name = "host_bytes",
+     .type = HLM_JSON_INT64,
+     .offset = offsetof(struct hlm_stage_memory, host_bytes),
+     .flags = HLM_FIELD_OMIT_DEFAULT,
+     .min = 0,
+     .max = 9e15,
+     .doc = "in the host's memory, no part of the peak"},
     {0}};
 const struct hlm_json_table hlm_stage_memory_table = {"memory", sizeof(struct hlm_stage_memory),
                                                       memory_fields};
@@ -244,6 +251,14 @@ static const struct hlm_json_field require_fields[] = {
      .min = 0,
      .max = 9e15,
      .doc = "sequences, 0: free"},
+    {.name = "offload",
+     .type = HLM_JSON_INT,
+     .offset = offsetof(struct hlm_search_require, offload),
+     .flags = HLM_FIELD_OMIT_DEFAULT,
+     .min = -1,
+     .max = HLM_NUM_OFFLOADS - 1,
+     .def = -1,
+     .doc = "index of the offload in the strategy's list, from 0; -1: not required, and none"},
     {0}};
 const struct hlm_json_table hlm_search_require_table = {
     "require", sizeof(struct hlm_search_require), require_fields};

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "base/fmt.h"
+#include "planner/plan_hosts.h"
 #include "planner/plan_places.h"
 #include "planner/plan_pricers.h"
 
@@ -132,6 +133,7 @@ static enum hlm_status make_memory(const struct pricing *pricing,
                              pricing->stages, n, &held[rank], memory);
         HLM_TRY(check_rank_memory(pricing, &held[rank], memory, err));
     }
+    HLM_TRY(hlm_plan_check_hosts(pricing->cluster, pricing->strategy, memory, n, err));
     *out = memory;
     return HLM_OK;
 }
@@ -161,7 +163,7 @@ static struct hlm_time_node branch(struct hlm_arena *arena, const char *name,
 static bool part_is_compute(enum hlm_part part)
 {
     return part != HLM_PART_TP_COMM && part != HLM_PART_EP_COMM && part != HLM_PART_DP_COMM &&
-           part != HLM_PART_CP_COMM;
+           part != HLM_PART_CP_COMM && part != HLM_PART_OFFLOAD;
 }
 
 static struct hlm_time_node compute_node(struct hlm_arena *arena, const char *name,
@@ -244,6 +246,28 @@ static struct hlm_time_node both_ways(struct hlm_arena *arena, const char *name,
     return branch(arena, name, parts, 2);
 }
 
+/* What of it is due to the host, where the optimizer's states live there. */
+static struct hlm_time_node optimizer_node(const struct pricing *pricing, int32_t rank,
+                                           double seconds)
+{
+    const struct hlm_plan_simulation *simulation = pricing->simulation;
+    const bool on_device = hlm_lowering_framework(pricing->strategy->lowering)->updates_on_device;
+    struct hlm_offload_update sum = {0};
+    for (int32_t s = 0; s < simulation->schedule->num_stages; s++) {
+        const struct hlm_offload_update *own = &simulation->stages[s].offload;
+        if (simulation->schedule->stage_rank[s] == rank) {
+            sum.to_host_s += own->to_host_s;
+            sum.update_s += on_device ? 0.0 : own->update_s;
+            sum.to_device_s += own->to_device_s;
+        }
+    }
+    const struct hlm_time_node parts[] = {
+        leaf("device_s", seconds - hlm_offload_update_s(&sum)), leaf("to_host_s", sum.to_host_s),
+        leaf("host_update_s", sum.update_s), leaf("to_device_s", sum.to_device_s)};
+    return hlm_offload_update_s(&sum) > 0.0 ? branch(pricing->arena, "optimizer", parts, 4)
+                                            : leaf("optimizer", seconds);
+}
+
 static struct hlm_time_node make_parts(const struct pricing *pricing)
 {
     struct hlm_arena *arena = pricing->arena;
@@ -268,7 +292,8 @@ static struct hlm_time_node make_parts(const struct pricing *pricing)
         both_ways(arena, "expert_parallel", &passes, HLM_PART_EP_COMM),
         branch(arena, "pipeline", pipeline, 2),
         branch(arena, "data_parallel", data, 4),
-        leaf("optimizer", optimizer_s)};
+        both_ways(arena, "offload", &passes, HLM_PART_OFFLOAD),
+        optimizer_node(pricing, rank, optimizer_s)};
     struct hlm_time_node step =
         branch(arena, "step", parts, (int32_t)(sizeof(parts) / sizeof(parts[0])));
     HLM_ASSERT(fabs(step.seconds - simulation->result.step_s) <= 1e-9 * simulation->result.step_s);

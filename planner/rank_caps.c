@@ -42,55 +42,49 @@ static double mean_layer_s(const struct hlm_rank_set *set, int32_t row, int32_t 
     return each_s;
 }
 
-/* For one row: the least that layers of a kind take on the ranks other than `own`, the cheapest
- * ranks first, each up to its cap. least[n]: n layers. each: [num_ranks], to work with. */
-static void fill_cheapest(const struct hlm_rank_set *set, int32_t row, int32_t own, int32_t kind,
-                          const int32_t *most, int32_t num, double *each, double *least)
+/* The ranks of a row by what a layer of the kind adds on them. */
+static struct hlm_rank_means *make_means(const struct hlm_rank_set *set, int32_t row, int32_t kind)
 {
     const int32_t num_ranks = set->problem->order->num_ranks;
-    double last_s = -1.0, less_s = 0.0, minor_s = 0.0;
-    int32_t filled = 0;
-    least[0] = 0.0;
-    for (int32_t r = 0; num > 0 && r < num_ranks; r++) {
-        double less = 0.0, by_minor = 0.0;
-        each[r] = mean_layer_s(set, row, r, kind, &less, &by_minor);
-        less_s += r == own ? 0.0 : less;
-        minor_s = r == own ? minor_s : hlm_larger(minor_s, by_minor);
+    struct hlm_rank_means *means = HLM_ARENA_NEW(set->arena, struct hlm_rank_means);
+    means->ranks = HLM_ARENA_ARRAY(set->arena, struct hlm_rank_mean, num_ranks);
+    means->own_less_s = HLM_ARENA_ARRAY(set->arena, double, num_ranks);
+    means->most_rank = -1;
+    for (int32_t r = 0; r < num_ranks; r++) {
+        struct hlm_rank_mean mean = {.rank = r};
+        double by_minor = 0.0;
+        mean.layer_s = mean_layer_s(set, row, r, kind, &means->own_less_s[r], &by_minor);
+        means->less_s += means->own_less_s[r];
+        if (means->most_rank < 0 || by_minor > means->most_s) {
+            means->next_s = means->most_s;
+            means->most_s = by_minor;
+            means->most_rank = r;
+        } else {
+            means->next_s = hlm_larger(means->next_s, by_minor);
+        }
+        int32_t at = r;
+        for (; at > 0 && means->ranks[at - 1].layer_s > mean.layer_s; at--) {
+            means->ranks[at] = means->ranks[at - 1];
+        }
+        means->ranks[at] = mean;
     }
-    least[0] = -less_s - set->num_minor * minor_s;
-    while (filled < num) {
-        double next_s = INFINITY;
-        int32_t room = 0;
-        for (int32_t r = 0; r < num_ranks; r++) {
-            const double each_s = each[r];
-            if (r == own || each_s <= last_s || most[r] <= 0) {
-                continue;
-            }
-            if (each_s < next_s) {
-                next_s = each_s;
-                room = 0;
-            }
-            room += each_s == next_s ? most[r] : 0;
-        }
-        if (room == 0) {
-            for (; filled < num; filled++) {
-                least[filled + 1] = INFINITY;
-            }
-            return;
-        }
-        for (; room > 0 && filled < num; room--, filled++) {
-            least[filled + 1] = least[filled] + next_s;
-        }
-        last_s = next_s;
+    return means;
+}
+
+static const struct hlm_rank_means *means_of(const struct hlm_rank_set *set, int32_t row,
+                                             int32_t kind)
+{
+    const struct hlm_rank_means **means = &set->means[row * HLM_NUM_LAYER_KINDS + kind];
+    if (*means == NULL) {
+        *means = make_means(set, row, kind);
     }
+    return *means;
 }
 
 struct narrowing {
     struct hlm_arena *scratch;
     struct hlm_rank_set *set;
     struct hlm_rank_caps *caps;
-    double *each;                      /* [num_ranks]: of a layer on each */
-    double *least_major, *least_minor; /* [totals + 1]: on the other ranks */
 };
 
 /* What the ranks but `own` have of a row without their layers. */
@@ -103,14 +97,29 @@ static double others_base_s(const struct hlm_rank_set *set, int32_t row, int32_t
     return seconds;
 }
 
-/* For a row: the least that each number of layers takes on the ranks other than `own`. */
-static void fill_others(const struct narrowing *narrowing, int32_t row, int32_t own)
+/* The least that `num` layers of a kind take in a row on the ranks other than `own`, the cheapest
+ * ranks first, each up to its cap. */
+static double least_elsewhere(const struct narrowing *narrowing, int32_t row, int32_t own,
+                              int32_t kind, int32_t num)
 {
     const struct hlm_rank_set *set = narrowing->set;
-    fill_cheapest(set, row, own, set->major, narrowing->caps->most, set->num_major, narrowing->each,
-                  narrowing->least_major);
-    fill_cheapest(set, row, own, set->minor, narrowing->caps->most, set->num_minor, narrowing->each,
-                  narrowing->least_minor);
+    if (num == 0 && (kind == set->minor || set->num_major == 0)) {
+        return 0.0;
+    }
+    const struct hlm_rank_means *means = means_of(set, row, kind);
+    const double minor_s = means->most_rank == own ? means->next_s : means->most_s;
+    double seconds = -means->less_s - set->num_minor * minor_s;
+    seconds += own >= 0 ? means->own_less_s[own] : 0.0;
+    for (int32_t i = 0; i < set->problem->order->num_ranks && num > 0; i++) {
+        const struct hlm_rank_mean *mean = &means->ranks[i];
+        const int32_t room = mean->rank == own ? 0 : narrowing->caps->most[mean->rank];
+        const int32_t taken = room < num ? room : num;
+        if (taken > 0) {
+            seconds += taken * mean->layer_s;
+            num -= taken;
+        }
+    }
+    return num > 0 ? (double)INFINITY : seconds;
 }
 
 static bool load_is_within(const struct narrowing *narrowing, int32_t row, int32_t rank,
@@ -122,8 +131,8 @@ static bool load_is_within(const struct narrowing *narrowing, int32_t row, int32
         return load->fits;
     }
     return others_s + hlm_rank_row_s(set, row, rank, minor, major, -1) + load->optimizer_s +
-               narrowing->least_major[set->num_major - major] +
-               narrowing->least_minor[set->num_minor - minor] <=
+               least_elsewhere(narrowing, row, rank, set->major, set->num_major - major) +
+               least_elsewhere(narrowing, row, rank, set->minor, set->num_minor - minor) <=
            narrowing->caps->cutoff_s;
 }
 
@@ -132,7 +141,6 @@ static bool narrow_rank(const struct narrowing *narrowing, int32_t row, int32_t 
 {
     struct hlm_rank_set *set = narrowing->set;
     struct hlm_rank_caps *caps = narrowing->caps;
-    fill_others(narrowing, row, rank);
     const double others_s = others_base_s(set, row, rank);
     int32_t most = -1;
     for (int32_t minor = 0; minor <= set->num_minor; minor++) {
@@ -180,9 +188,9 @@ static bool all_fit(const struct narrowing *narrowing)
 static bool row_is_within(const struct narrowing *narrowing, int32_t row)
 {
     const struct hlm_rank_set *set = narrowing->set;
-    fill_others(narrowing, row, -1);
-    return others_base_s(set, row, -1) + narrowing->least_major[set->num_major] +
-               narrowing->least_minor[set->num_minor] <=
+    return others_base_s(set, row, -1) +
+               least_elsewhere(narrowing, row, -1, set->major, set->num_major) +
+               least_elsewhere(narrowing, row, -1, set->minor, set->num_minor) <=
            narrowing->caps->cutoff_s;
 }
 
@@ -220,13 +228,7 @@ bool hlm_rank_narrow(struct hlm_arena *arena, struct hlm_rank_set *set, double c
             out->most_major[(size_t)r * width + d] = set->most;
         }
     }
-    struct narrowing narrowing = {.scratch = arena,
-                                  .set = set,
-                                  .caps = out,
-                                  .each = HLM_ARENA_ARRAY(arena, double, num_ranks),
-                                  .least_major = HLM_ARENA_ARRAY(arena, double, set->num_major + 1),
-                                  .least_minor =
-                                      HLM_ARENA_ARRAY(arena, double, set->num_minor + 1)};
+    const struct narrowing narrowing = {.scratch = arena, .set = set, .caps = out};
     bool within = true;
     for (int pass = 0; within && pass < (isinf(cutoff_s) ? 1 : NUM_PASSES); pass++) {
         within = narrow_all(&narrowing);

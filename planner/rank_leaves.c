@@ -46,9 +46,11 @@ static bool find_all_options(struct hlm_rank_listing *listing)
 static bool are_excluded(const struct hlm_rank_listing *listing)
 {
     const struct hlm_rank_problem *problem = &listing->problem;
+    const double optimizer_s = hlm_sim_slowest_optimizer_s(problem->order, &listing->costs.sim);
     for (int32_t k = problem->num_rows - 1; k >= 0; k--) {
         *listing->work -= problem->order->num_stages;
-        if (hlm_path_row_s(problem->order, &problem->rows[k], &listing->costs.sim) >
+        if (hlm_path_row_ways_s(problem->order, &problem->rows[k], &listing->costs.sim) +
+                optimizer_s >
             listing->cutoff_s) {
             return true;
         }

@@ -156,8 +156,7 @@ const struct hlm_rank_placed *hlm_rank_placed_get(struct hlm_rank_set *set, int3
 double hlm_rank_placed_row_s(const struct hlm_rank_set *set, const struct hlm_rank_placed *placed,
                              int32_t row, int32_t rank)
 {
-    const double *factors =
-        &set->placed[hlm_rank_factors_at(set, row, rank, 0) - set->factors]; /* [action][2] */
+    const double *factors = hlm_rank_placed_factors_at(set, row, rank, 0); /* [action][2] */
     double least_s = INFINITY;
     for (const struct hlm_rank_option *option = placed->options; option != NULL;
          option = option->next) {

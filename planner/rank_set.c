@@ -158,30 +158,79 @@ static void prepare_rank(struct hlm_rank_set *set, int32_t index)
                                   (size_t)(set->num_minor + 1) * (size_t)(set->most + 1));
 }
 
-double *hlm_rank_factors_at(const struct hlm_rank_set *set, int32_t row, int32_t rank,
-                            int32_t action)
+static size_t factors_at(const struct hlm_sim_order *order, int32_t row, int32_t rank,
+                         int32_t action)
 {
-    const int32_t num_ranks = set->problem->order->num_ranks;
-    return &set->factors[((row * num_ranks + rank) * HLM_SIM_NUM_KINDS + action) * set->num_chunks];
+    const size_t num_chunks = (size_t)(order->num_stages / order->num_ranks);
+    return (((size_t)row * (size_t)order->num_ranks + (size_t)rank) * HLM_SIM_NUM_KINDS +
+            (size_t)action) *
+           num_chunks;
 }
 
-static void prepare_factors(struct hlm_rank_set *set, int32_t index, int32_t rank)
+const double *hlm_rank_factors_at(const struct hlm_rank_set *set, int32_t row, int32_t rank,
+                                  int32_t action)
+{
+    return &set->factors.sorted[factors_at(set->problem->order, row, rank, action)];
+}
+
+const double *hlm_rank_placed_factors_at(const struct hlm_rank_set *set, int32_t row, int32_t rank,
+                                         int32_t action)
+{
+    return &set->factors.placed[factors_at(set->problem->order, row, rank, action)];
+}
+
+/* placed: NULL, or to be filled too. */
+static void fill_factors(const struct hlm_sim_order *order, const struct hlm_rank_held *held,
+                         const struct hlm_path_row *rows, int32_t row, double *sorted,
+                         double *placed)
+{
+    for (int32_t rank = 0; rank < order->num_ranks; rank++) {
+        const int32_t v = held[rank].num_chunks;
+        for (int32_t action = 0; action < HLM_SIM_NUM_KINDS; action++) {
+            const size_t first = factors_at(order, row, rank, action);
+            for (int32_t c = 0; c < v; c++) {
+                sorted[first + (size_t)c] =
+                    rows[row].actions[held[rank].stages[c] * HLM_SIM_NUM_KINDS + action];
+            }
+            if (placed != NULL) {
+                memcpy(&placed[first], &sorted[first], (size_t)v * sizeof(*placed));
+            }
+            sort_ascending(&sorted[first], v);
+        }
+    }
+}
+
+const struct hlm_rank_factors *hlm_rank_factors_new(struct hlm_arena *arena,
+                                                    const struct hlm_sim_order *order,
+                                                    const struct hlm_rank_held *held,
+                                                    const struct hlm_path_row *rows,
+                                                    int32_t num_rows)
+{
+    const size_t num = factors_at(order, num_rows, 0, 0);
+    struct hlm_rank_factors *factors = HLM_ARENA_NEW(arena, struct hlm_rank_factors);
+    double *sorted = HLM_ARENA_ARRAY(arena, double, num);
+    double *placed =
+        order->num_stages == 2 * order->num_ranks ? HLM_ARENA_ARRAY(arena, double, num) : NULL;
+    for (int32_t row = 0; row < num_rows; row++) {
+        fill_factors(order, held, rows, row, sorted, placed);
+    }
+    *factors = (struct hlm_rank_factors){num_rows, sorted, placed};
+    return factors;
+}
+
+/* What the ranks' stages have in a row without layers: of most stages nothing. */
+static void prepare_bases(struct hlm_rank_set *set, int32_t row)
 {
     const struct hlm_rank_problem *problem = set->problem;
-    const struct hlm_rank_held *held = &problem->held[rank];
-    for (int32_t action = 0; action < HLM_SIM_NUM_KINDS; action++) {
-        double *factors = hlm_rank_factors_at(set, index, rank, action);
-        double *placed = set->is_placed ? &set->placed[factors - set->factors] : NULL;
-        for (int32_t c = 0; c < set->num_chunks; c++) {
-            const int32_t s = held->stages[c];
-            factors[c] = problem->rows[index].actions[s * HLM_SIM_NUM_KINDS + action];
-            set->bases[index * problem->order->num_ranks + rank] +=
-                factors[c] * problem->stages[s].base_s[action];
-            if (placed != NULL) {
-                placed[c] = factors[c];
+    double *bases = &set->bases[(size_t)row * (size_t)problem->order->num_ranks];
+    for (int32_t s = 0; s < problem->order->num_stages; s++) {
+        for (int32_t action = 0; action < HLM_SIM_NUM_KINDS; action++) {
+            if (problem->stages[s].base_s[action] > 0.0) {
+                bases[problem->order->stage_rank[s]] +=
+                    problem->rows[row].actions[s * HLM_SIM_NUM_KINDS + action] *
+                    problem->stages[s].base_s[action];
             }
         }
-        sort_ascending(factors, set->num_chunks);
     }
 }
 
@@ -193,8 +242,11 @@ static void prepare_row(struct hlm_rank_set *set, int32_t index)
         constant_s += problem->rows[index].transfers[s] * problem->transfer_s[s];
     }
     set->constants[index] = constant_s;
-    for (int32_t r = 0; r < problem->order->num_ranks; r++) {
-        prepare_factors(set, index, r);
+    prepare_bases(set, index);
+    if (index >= set->factors.num_rows) {
+        fill_factors(problem->order, problem->held, problem->rows, index, set->own_sorted,
+                     set->own_placed);
+        set->factors.num_rows = index + 1;
     }
 }
 
@@ -276,16 +328,29 @@ static double *grow(struct hlm_arena *arena, const double *values, size_t num, s
     return grown;
 }
 
+/* Factors of its own, with those there are. */
+static void own_factors(struct hlm_rank_set *set, int32_t room)
+{
+    const struct hlm_sim_order *order = set->problem->order;
+    const size_t num = factors_at(order, set->factors.num_rows, 0, 0);
+    set->own_sorted = grow(set->arena, set->factors.sorted, num, factors_at(order, room, 0, 0));
+    set->own_placed =
+        set->is_placed ? grow(set->arena, set->factors.placed, num, factors_at(order, room, 0, 0))
+                       : NULL;
+    set->factors.sorted = set->own_sorted;
+    set->factors.placed = set->own_placed;
+}
+
 static void make_room(struct hlm_rank_set *set, int32_t room)
 {
-    const size_t num_ranks = (size_t)set->problem->order->num_ranks;
-    const size_t num_pairs = (size_t)set->num_rows * num_ranks, pairs = (size_t)room * num_ranks;
-    const size_t each = HLM_SIM_NUM_KINDS * (size_t)set->num_chunks;
-    set->constants = grow(set->arena, set->constants, (size_t)set->num_rows, (size_t)room);
-    set->factors = grow(set->arena, set->factors, num_pairs * each, pairs * each);
-    set->placed =
-        set->is_placed ? grow(set->arena, set->placed, num_pairs * each, pairs * each) : NULL;
-    set->bases = grow(set->arena, set->bases, num_pairs, pairs);
+    const size_t num_ranks = (size_t)set->problem->order->num_ranks, num = (size_t)set->num_rows;
+    set->constants = grow(set->arena, set->constants, num, (size_t)room);
+    set->bases = grow(set->arena, set->bases, num * num_ranks, (size_t)room * num_ranks);
+    set->means = HLM_ARENA_ARRAY(set->arena, const struct hlm_rank_means *,
+                                 (size_t)room *HLM_NUM_LAYER_KINDS);
+    if (room > set->factors.num_rows) {
+        own_factors(set, room);
+    }
     set->room = room;
 }
 
@@ -303,6 +368,9 @@ void hlm_rank_set_read_more_rows(struct hlm_rank_set *set)
 void hlm_rank_set_read_rows(struct hlm_rank_set *set)
 {
     set->num_rows = set->room = 0;
+    set->own_sorted = set->own_placed = NULL;
+    set->factors = set->problem->factors == NULL ? (struct hlm_rank_factors){.num_rows = 0}
+                                                 : *set->problem->factors;
     hlm_rank_set_read_more_rows(set);
 }
 
@@ -314,14 +382,14 @@ double hlm_rank_row_constant_s(const struct hlm_rank_set *set, int32_t row)
 }
 
 /* Weighted layers of a kind: where they stand, or where that is least. */
-static double layer_factors(const struct hlm_rank_set *set, const double *factors, int32_t kind,
-                            int32_t minor, int32_t major, int32_t first)
+static double layer_factors(const struct hlm_rank_set *set, const double *factors,
+                            const double *placed, int32_t kind, int32_t minor, int32_t major,
+                            int32_t first)
 {
     if (first < 0) {
         return hlm_rank_spread_sum(factors, set->num_chunks, minor + major,
                                    kind == set->major ? major : minor, false);
     }
-    const double *placed = &set->placed[factors - set->factors];
     return kind == set->minor ? minor * placed[0]
                               : (first - minor) * placed[0] + (minor + major - first) * placed[1];
 }
@@ -342,12 +410,15 @@ double hlm_rank_row_s(struct hlm_rank_set *set, int32_t row, int32_t rank, int32
                      set->problem->rows[row].ends[rank] * load->reduce_s;
     for (int32_t action = 0; action < HLM_SIM_NUM_KINDS; action++) {
         const double *factors = hlm_rank_factors_at(set, row, rank, action);
+        const double *placed =
+            first >= 0 ? hlm_rank_placed_factors_at(set, row, rank, action) : NULL;
         double plain_s = set->ranks[rank].base_s[action];
         for (int i = 0; i < HLM_NUM_LAYER_KINDS && factors[v - 1] > 0.0; i++) {
             if (counts[i] > 0) {
                 const double least_s = set->ranks[rank].least_s[kinds[i]][action];
                 plain_s += counts[i] * least_s;
-                seconds += layer_factors(set, factors, kinds[i], minor, major, first) * least_s;
+                seconds +=
+                    layer_factors(set, factors, placed, kinds[i], minor, major, first) * least_s;
             }
         }
         seconds += factors[0] * hlm_larger(0.0, load->seconds[action] - plain_s);

@@ -44,12 +44,26 @@ struct hlm_rank_stage {
     bool may_be_empty;
 };
 
+/* How often each row has the actions of a rank's stages: [num_rows][num_ranks][HLM_SIM_NUM_KINDS]
+ * [num_chunks], `sorted` ascending, `placed` by stage (two chunks only, else NULL). It depends on
+ * rows and stages alone, so that all problems with the same rows share it. */
+struct hlm_rank_factors {
+    int32_t num_rows;
+    const double *sorted, *placed;
+};
+const struct hlm_rank_factors *hlm_rank_factors_new(struct hlm_arena *arena,
+                                                    const struct hlm_sim_order *order,
+                                                    const struct hlm_rank_held *held,
+                                                    const struct hlm_path_row *rows,
+                                                    int32_t num_rows);
+
 struct hlm_rank_problem {
     const struct hlm_sim_order *order;
     const struct hlm_rank_held *held; /* [num_ranks] */
     const struct hlm_path_row *rows;  /* [num_rows], of schedule/simulate_paths.h, of every rank one
                                          at least */
     int32_t num_rows;
+    const struct hlm_rank_factors *factors; /* of the rows, or the first of them; NULL: not made */
     int32_t num_layers;
     const uint8_t *layer_kinds;          /* [num_layers] */
     const struct hlm_rank_stage *stages; /* [num_stages]; layers cost the same on all of a rank */

@@ -34,6 +34,18 @@ struct hlm_rank_placed {
     double reduce_s;
 };
 
+/* What a layer of a kind adds to a row on one rank and all (rank_caps.c, make_means). */
+struct hlm_rank_mean {
+    int32_t rank;
+    double layer_s;
+};
+struct hlm_rank_means {
+    struct hlm_rank_mean *ranks; /* [num_ranks], least layer_s first */
+    double *own_less_s, less_s;  /* [num_ranks] by how much layers on a rank may fall short, sum */
+    double most_s, next_s;       /* the most and the next that a minor layer takes off */
+    int32_t most_rank;
+};
+
 struct hlm_rank_set {
     struct hlm_arena *arena;
     const struct hlm_rank_problem *problem;
@@ -42,11 +54,12 @@ struct hlm_rank_set {
     struct hlm_rank_info *ranks;
     int32_t num_rows, room; /* rows that were read, and those there is room for */
     double *constants;      /* [num_rows] */
-    /* [num_rows][num_ranks][HLM_SIM_NUM_KINDS][num_chunks]: of the stages of the rank, ascending */
-    double *factors;
-    double *placed; /* the same in the order of the stages; NULL unless is_placed */
+    struct hlm_rank_factors factors;
+    double *own_sorted,
+        *own_placed; /* [room], as the factors: NULL while these are the problem's */
     bool is_placed, is_led_by_minors;
     double *bases; /* [num_rows][num_ranks]: what the rank's stages have without layers, seconds */
+    const struct hlm_rank_means **means; /* [num_rows][HLM_NUM_LAYER_KINDS]; NULL: not yet */
     double least_s[HLM_NUM_LAYER_KINDS][HLM_SIM_NUM_KINDS]; /* of a layer on any rank */
     struct hlm_rank_partition partition; /* to place a load in; ends NULL: not yet */
     struct hlm_rank_take *takes;
@@ -67,8 +80,12 @@ double hlm_rank_spread_sum(const double *weights, int32_t num_chunks, int32_t nu
                            int32_t num, bool largest);
 
 /* [num_chunks]: how often a row has an action of the rank's stages, ascending. */
-double *hlm_rank_factors_at(const struct hlm_rank_set *set, int32_t row, int32_t rank,
-                            int32_t action);
+const double *hlm_rank_factors_at(const struct hlm_rank_set *set, int32_t row, int32_t rank,
+                                  int32_t action);
+
+/* The same by stage. */
+const double *hlm_rank_placed_factors_at(const struct hlm_rank_set *set, int32_t row, int32_t rank,
+                                         int32_t action);
 
 /* What the load takes at the least (rank_load.c). */
 const struct hlm_rank_load *hlm_rank_load_make(struct hlm_rank_set *set, int32_t rank,

@@ -29,9 +29,12 @@ struct hlm_search_problem {
 
 /* Where the best plan lets a device group idle and runners-up are wanted, the last of them is the
  * best plan that uses all groups, if there is one: one more than top_k.
- * HLM_NO when nothing fits: the message names the constraint that fails and by how much for the
- * column that comes closest (stage, bytes missing, which memory kind is largest). progress may be
- * NULL. HLM_ENV: this build has no solver of integer programs (ilp_solve.h). */
+ * Offload (none unless it is required): the search bounds plans as if hosts had any amount of
+ * memory, which proves no less of those that fit. Where the best plan fits, it is the answer; where
+ * not, the search ends with HLM_NO and says by how much, though a slower plan might need less of
+ * the hosts. HLM_NO when nothing fits: the message names the constraint that fails and by how much
+ * for the column that comes closest (stage, bytes missing, which memory kind is largest). progress
+ * may be NULL. HLM_ENV: this build has no solver of integer programs (ilp_solve.h). */
 HLM_MUST_CHECK enum hlm_status
 hlm_search(struct hlm_arena *arena, const struct hlm_search_problem *problem,
            void (*progress)(void *context, double done, double total, const char *detail),

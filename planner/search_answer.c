@@ -133,24 +133,28 @@ static enum hlm_status price_column(struct hlm_arena *arena, const struct hlm_se
     return HLM_OK;
 }
 
-/* Adds them to the plan. */
-static enum hlm_status add_runners_up(struct hlm_arena *arena,
-                                      const struct hlm_search_state *search, struct hlm_plan *plan,
-                                      struct hlm_err *err)
+/* Adds them to the plan: the best of the other columns, but for those that the hosts' memory, which
+ * the search does not look at (search.h), does not hold. */
+static void add_runners_up(struct hlm_arena *arena, const struct hlm_search_state *search,
+                           struct hlm_plan *plan)
 {
     const int32_t others = search->num_planned - 1, top_k = search->problem->top_k;
-    plan->num_runners_up = others < top_k ? others : top_k;
     struct hlm_plan_runner_up *runners =
-        HLM_ARENA_ARRAY(arena, struct hlm_plan_runner_up, plan->num_runners_up);
-    for (int32_t i = 0; i < plan->num_runners_up; i++) {
+        HLM_ARENA_ARRAY(arena, struct hlm_plan_runner_up, others < top_k ? others : top_k);
+    plan->num_runners_up = 0;
+    for (int32_t i = 0; i < others && plan->num_runners_up < top_k; i++) {
         const struct hlm_arena_mark mark = hlm_arena_mark(search->scratch);
+        const struct hlm_search_column *expanded = search->planned[i + 1];
         const struct hlm_plan *priced = NULL;
-        HLM_TRY(price_column(search->scratch, search, search->planned[i + 1], &priced, err));
-        runners[i] = hlm_plan_as_runner_up(arena, priced, plan);
+        struct hlm_err unused;
+        if (price_column(search->scratch, search, expanded, &priced, &unused) == HLM_OK) {
+            runners[plan->num_runners_up++] = hlm_plan_as_runner_up(arena, priced, plan);
+        } else {
+            HLM_ASSERT(expanded->column.strategy.offload != HLM_OFFLOAD_NONE);
+        }
         hlm_arena_rewind(search->scratch, mark);
     }
     plan->runners_up = runners;
-    return HLM_OK;
 }
 
 static int32_t count_solved(const struct hlm_search_state *search)
@@ -167,13 +171,18 @@ enum hlm_status hlm_search_answer(struct hlm_arena *arena, struct hlm_search_sta
 {
     const struct hlm_search_column *best = search->planned[0];
     const struct hlm_plan *priced = NULL;
-    HLM_TRY(price_column(arena, search, best, &priced, err));
+    const enum hlm_status status = price_column(arena, search, best, &priced, err);
+    if (status != HLM_OK) {
+        HLM_ASSERT(best->column.strategy.offload != HLM_OFFLOAD_NONE);
+        hlm_err_prefix(err, "the fastest plan");
+        return status;
+    }
     HLM_TRY(solve_master(search, err));
     fill_certificate(search, count_solved(search));
     struct hlm_plan *plan = HLM_ARENA_NEW(arena, struct hlm_plan);
     *plan = *priced;
     plan->certificate = hlm_arena_memdup(arena, &search->certificate, sizeof(search->certificate));
-    HLM_TRY(add_runners_up(arena, search, plan, err));
+    add_runners_up(arena, search, plan);
     *out = plan;
     return HLM_OK;
 }

@@ -434,7 +434,10 @@ static enum hlm_status audit_degrees(struct audit *audit, int64_t dp, int64_t tp
                                      .global_batch_size = given->global_batch_size,
                                      .seq_len = given->seq_len,
                                      .dtype = given->dtype,
-                                     .lowering = given->lowering});
+                                     .lowering = given->lowering,
+                                     .offload = audit->require->offload < 0
+                                                    ? HLM_OFFLOAD_NONE
+                                                    : (enum hlm_offload)audit->require->offload});
 }
 
 static enum hlm_status audit_columns(struct audit *audit)

@@ -110,6 +110,20 @@ static const struct hlm_json_field curve_fields[] = {
 static const struct hlm_json_table curve_table = {"collective_curve", sizeof(T), curve_fields};
 #undef T
 
+#define T struct hlm_host
+static const struct hlm_json_field host_fields[] = {
+    NUMBER(T, memory_bytes, REQUIRED, 0.0, 1e18, "Memory of a node's host, in bytes."),
+    NUMBER(T, memory_bandwidth_bytes_per_s, REQUIRED, MIN_RATE, MAX_RATE,
+           "Rate of that memory, of a node, as STREAM reaches it, in bytes/s."),
+    NUMBER(T, link_bandwidth_bytes_per_s, REQUIRED, MIN_RATE, MAX_RATE,
+           "Between a device and page-locked memory of the host, per direction, while all devices "
+           "of the node copy, in bytes/s."),
+    OBJECT(T, source, &hlm_source_table, "Where the figures come from."),
+    {.name = NULL},
+};
+static const struct hlm_json_table host_table = {"host", sizeof(T), host_fields};
+#undef T
+
 #define T struct hlm_device_group
 static const struct hlm_json_field group_fields[] = {
     TEXT(T, name, "Name, unique in the cluster."),
@@ -129,6 +143,12 @@ static const struct hlm_json_field group_fields[] = {
     NUMBER(T, price_per_device_hour, OPTIONAL, 0.0, 1e6, "Price; 0: unknown."),
     ROWS(T, collectives, num_collectives, OPTIONAL, 0.0, 4096.0, &curve_table,
          "Measured collectives."),
+    {.name = "host",
+     .type = HLM_JSON_POINTER,
+     .offset = offsetof(T, host),
+     .flags = HLM_FIELD_OMIT_DEFAULT,
+     .table = &host_table,
+     .doc = "The host of a node, which offload needs."},
     {.name = NULL},
 };
 static const struct hlm_json_table group_table = {"device_group", sizeof(T), group_fields};

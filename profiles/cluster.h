@@ -61,6 +61,16 @@ struct hlm_collective_curve {
     struct hlm_source source;
 };
 
+/* What the devices of a node have behind them. */
+struct hlm_host {
+    double memory_bytes;                 /* of a node */
+    double memory_bandwidth_bytes_per_s; /* of a node, as STREAM reaches it */
+    /* Between a device and the host's page-locked memory, per direction, as copies reach it while
+     * all devices of the node copy. */
+    double link_bandwidth_bytes_per_s;
+    struct hlm_source source;
+};
+
 struct hlm_device_group {
     const char *name;
     struct hlm_device device;
@@ -76,6 +86,7 @@ struct hlm_device_group {
     double price_per_device_hour; /* 0: unknown */
     const struct hlm_collective_curve *collectives;
     int32_t num_collectives;
+    const struct hlm_host *host; /* NULL: unknown */
 };
 
 /* Link between a node of group `from` and a node of group `to` (from == to: inside the group). */
@@ -106,7 +117,8 @@ extern const struct hlm_json_table hlm_cluster_table; /* kind "cluster" */
 
 /* `text_or_path` is, in this order: a built-in node type (one node), the one-line form, whose names
  * are built-in devices or unique prefixes of them (the device's node type gives links and NICs;
- * with another number of devices per node the NICs scale in proportion, at least one) or built-in
+ * with another number of devices per node the NICs, at least one, and the host's memory scale in
+ * proportion) or built-in
  * node types, a file of kind cluster, or a folder with cluster.json. Links between different groups
  * take the worse figures of the two. HLM_INPUT lists the candidates of an unknown or ambiguous
  * name. */

@@ -129,6 +129,20 @@ static void keep_curves(struct hlm_arena *arena, const struct hlm_device_group *
     group->num_collectives = count;
 }
 
+/* Memory and its rate are those of the devices that are there. */
+static const struct hlm_host *share_of_host(struct hlm_arena *arena, const struct part *part,
+                                            const struct hlm_device_group *type)
+{
+    if (type->host == NULL || part->devices_per_node == type->devices_per_node) {
+        return type->host;
+    }
+    const double frac = (double)part->devices_per_node / (double)type->devices_per_node;
+    struct hlm_host *host = hlm_arena_memdup(arena, type->host, sizeof(*type->host));
+    host->memory_bytes *= frac;
+    host->memory_bandwidth_bytes_per_s *= frac;
+    return host;
+}
+
 static struct hlm_device_group make_group(struct hlm_arena *arena, const struct part *part,
                                           const struct hlm_device_group *type)
 {
@@ -142,6 +156,7 @@ static struct hlm_device_group make_group(struct hlm_arena *arena, const struct 
     const int32_t nics = type->nics_per_node * part->devices_per_node / type->devices_per_node;
     group.nics_per_node = type->nics_per_node > 0 && nics < 1 ? 1 : nics;
     keep_curves(arena, type, &group);
+    group.host = share_of_host(arena, part, type);
     return group;
 }
 

@@ -14,11 +14,15 @@ static double at(const double *values, int32_t stage)
     return values == NULL ? 0.0 : values[stage];
 }
 
-/* One way from an action to one that waits for it; boundary NOBODY: no transfer. */
+/* One way from an action to one that waits for it; link 0: no transfer, 2 boundary + 1: down over
+ * it, 2 boundary + 2: up. */
 struct edge {
-    int32_t from;
-    int32_t boundary;
-    double transfer_s;
+    int32_t from, link;
+};
+
+/* Where a longest path goes on behind a place. */
+struct way {
+    int32_t to, link;
 };
 
 /* The graph with its longest paths: head_s up to the start of an action, tail_s from its end. */
@@ -26,23 +30,25 @@ struct graph {
     const struct hlm_sim_order *order;
     double total_s;
     struct edge (*inputs)[MAX_INPUTS]; /* [num_places]; from NOBODY: none */
+    double *action_s;                  /* [num_stages][HLM_SIM_NUM_KINDS] */
+    double *transfer_s;                /* of each link */
     double *duration_s, *head_s, *tail_s;
     int32_t *rank;    /* of each place */
     double *reduce_s; /* [num_ranks]: behind a rank's last place */
     int32_t *first,
-        *next; /* [num_ranks] a rank's first place; [num_places] the one behind, NOBODY */
+        *next;           /* [num_ranks] a rank's first place; [num_places] the one behind, NOBODY */
+    int32_t *ways_begin; /* [num_places + 1]: where a place's ways begin */
+    struct way *ways;    /* along longest paths to the end, by the place they leave */
 };
 
-static struct edge edge_into(const struct graph *graph, const struct hlm_sim_costs *costs,
-                             int32_t action, int32_t need)
+static struct edge edge_into(const struct graph *graph, int32_t action, int32_t need)
 {
-    struct edge edge = {.from = need, .boundary = NOBODY};
+    struct edge edge = {.from = need};
     const struct hlm_sim_order *order = graph->order;
     const int32_t stage = action / HLM_SIM_NUM_KINDS, kind = action % HLM_SIM_NUM_KINDS;
     const int32_t giver = stage + (kind == HLM_ACTION_F ? -1 : 1);
     if (need != NOBODY && order->stage_rank[giver] != order->stage_rank[stage]) {
-        edge.boundary = giver < stage ? giver : stage;
-        edge.transfer_s = at(giver < stage ? costs->send_forward_s : costs->send_backward_s, giver);
+        edge.link = giver < stage ? 2 * giver + 1 : 2 * stage + 2;
     }
     return edge;
 }
@@ -63,8 +69,22 @@ static double larger(double a, double b)
     return a > b ? a : b;
 }
 
-static void fill_heads(struct hlm_arena *scratch, struct graph *graph,
+static void fill_times(struct hlm_arena *scratch, struct graph *graph,
                        const struct hlm_sim_costs *costs)
+{
+    const int32_t n = graph->order->num_stages;
+    graph->action_s = HLM_ARENA_ARRAY(scratch, double, (size_t)n *HLM_SIM_NUM_KINDS);
+    graph->transfer_s = HLM_ARENA_ARRAY(scratch, double, 2 * (size_t)n + 1);
+    for (int32_t i = 0; i < n * HLM_SIM_NUM_KINDS; i++) {
+        graph->action_s[i] = action_s(costs, i);
+    }
+    for (int32_t s = 0; s + 1 < n; s++) {
+        graph->transfer_s[2 * s + 1] = at(costs->send_forward_s, s);
+        graph->transfer_s[2 * s + 2] = at(costs->send_backward_s, s + 1);
+    }
+}
+
+static void fill_heads(struct hlm_arena *scratch, struct graph *graph)
 {
     const struct hlm_sim_order *order = graph->order;
     int32_t *before = HLM_ARENA_ARRAY(scratch, int32_t, order->num_ranks);
@@ -75,20 +95,19 @@ static void fill_heads(struct hlm_arena *scratch, struct graph *graph,
         const struct hlm_sim_place *place = &order->places[i];
         const int32_t rank = order->stage_rank[place->action / HLM_SIM_NUM_KINDS];
         struct edge *inputs = graph->inputs[i];
-        inputs[0] = (struct edge){.from = before[rank], .boundary = NOBODY};
-        inputs[1] = edge_into(graph, costs, place->action, place->need);
-        inputs[2] = place->other == NOBODY
-                        ? (struct edge){.from = NOBODY, .boundary = NOBODY}
-                        : edge_into(graph, costs, place->other, place->other_need);
-        graph->duration_s[i] = action_s(costs, place->action) +
-                               (place->other == NOBODY ? 0.0 : action_s(costs, place->other));
+        inputs[0] = (struct edge){.from = before[rank]};
+        inputs[1] = edge_into(graph, place->action, place->need);
+        inputs[2] = place->other == NOBODY ? (struct edge){.from = NOBODY}
+                                           : edge_into(graph, place->other, place->other_need);
+        graph->duration_s[i] = graph->action_s[place->action] +
+                               (place->other == NOBODY ? 0.0 : graph->action_s[place->other]);
         graph->rank[i] = rank;
         for (int k = 0; k < MAX_INPUTS; k++) {
             const int32_t from = inputs[k].from;
             if (from != NOBODY) {
                 graph->head_s[i] =
-                    larger(graph->head_s[i],
-                           graph->head_s[from] + graph->duration_s[from] + inputs[k].transfer_s);
+                    larger(graph->head_s[i], graph->head_s[from] + graph->duration_s[from] +
+                                                 graph->transfer_s[inputs[k].link]);
             }
         }
         *(before[rank] == NOBODY ? &graph->first[rank] : &graph->next[before[rank]]) = i;
@@ -116,7 +135,42 @@ static void fill_tails(struct graph *graph, const struct hlm_sim_costs *costs)
             if (edge->from != NOBODY) {
                 graph->tail_s[edge->from] =
                     larger(graph->tail_s[edge->from],
-                           edge->transfer_s + graph->duration_s[i] + graph->tail_s[i]);
+                           graph->transfer_s[edge->link] + graph->duration_s[i] + graph->tail_s[i]);
+            }
+        }
+    }
+}
+
+/* Whether the longest path from the end of edge->from goes over the edge. */
+static bool leaves_tight(const struct graph *graph, int32_t place, const struct edge *edge)
+{
+    return edge->from != NOBODY &&
+           graph->transfer_s[edge->link] + graph->duration_s[place] + graph->tail_s[place] >=
+               graph->tail_s[edge->from] - tie_frac * graph->total_s;
+}
+
+static void fill_ways(struct hlm_arena *scratch, struct graph *graph)
+{
+    const int32_t num_places = graph->order->num_places;
+    int32_t *begin = HLM_ARENA_ARRAY(scratch, int32_t, num_places + 1);
+    graph->ways = HLM_ARENA_ARRAY(scratch, struct way, (size_t)num_places * MAX_INPUTS);
+    for (int32_t i = 0; i < num_places; i++) {
+        for (int k = 0; k < MAX_INPUTS; k++) {
+            if (leaves_tight(graph, i, &graph->inputs[i][k])) {
+                begin[graph->inputs[i][k].from + 1]++;
+            }
+        }
+    }
+    for (int32_t i = 0; i < num_places; i++) {
+        begin[i + 1] += begin[i];
+    }
+    graph->ways_begin = HLM_ARENA_ARRAY(scratch, int32_t, num_places + 1);
+    memcpy(graph->ways_begin, begin, ((size_t)num_places + 1) * sizeof(*begin));
+    for (int32_t i = 0; i < num_places; i++) {
+        for (int k = 0; k < MAX_INPUTS; k++) {
+            const struct edge *edge = &graph->inputs[i][k];
+            if (leaves_tight(graph, i, edge)) {
+                graph->ways[begin[edge->from]++] = (struct way){i, edge->link};
             }
         }
     }
@@ -135,8 +189,10 @@ static struct graph make_graph(struct hlm_arena *scratch, const struct hlm_sim_o
                           .next = HLM_ARENA_ARRAY(scratch, int32_t, order->num_places)};
     graph.inputs =
         hlm_arena_alloc(scratch, (size_t)order->num_places, sizeof(struct edge[MAX_INPUTS]));
-    fill_heads(scratch, &graph, costs);
+    fill_times(scratch, &graph, costs);
+    fill_heads(scratch, &graph);
     fill_tails(&graph, costs);
+    fill_ways(scratch, &graph);
     return graph;
 }
 
@@ -154,6 +210,7 @@ struct row_maker {
     struct hlm_arena *arena;
     const struct graph *graph;
     double *share_in, *share_out; /* [num_places]: of the flow that comes from, goes to, outside */
+    uint64_t *marks;              /* [num_places / 64 + 1] bits: places with a share to pass on */
     double *actions, *transfers, *ends;
 };
 
@@ -225,81 +282,101 @@ static void count_place(const struct row_maker *maker, int32_t place, double sha
     }
 }
 
-static void count_edge(const struct row_maker *maker, const struct edge *edge, double share)
+static void count_link(const struct row_maker *maker, int32_t link, double share)
 {
-    if (edge->boundary != NOBODY) {
-        maker->transfers[edge->boundary] += share;
+    if (link > 0) {
+        maker->transfers[(link - 1) / 2] += share;
     }
 }
 
 /* Whether the longest path to the start of the place comes over the edge. */
 static bool is_tight(const struct graph *graph, int32_t place, const struct edge *edge)
 {
-    return edge->from != NOBODY &&
-           graph->head_s[edge->from] + graph->duration_s[edge->from] + edge->transfer_s >=
-               graph->head_s[place] - tie_frac * graph->total_s;
+    return edge->from != NOBODY && graph->head_s[edge->from] + graph->duration_s[edge->from] +
+                                           graph->transfer_s[edge->link] >=
+                                       graph->head_s[place] - tie_frac * graph->total_s;
 }
 
-/* From the gates, the last of them last_in, back to the start of the step, along longest paths,
- * shared equally. Leaves no share behind. */
+/* Places that have a share to pass on are marked: a path has few of all. */
+enum { BITS = 64 };
+
+static void mark(uint64_t *marks, int32_t place)
+{
+    marks[place / BITS] |= (uint64_t)1 << (place % BITS);
+}
+
+static void pass_in(const struct row_maker *maker, int32_t place)
+{
+    const struct graph *graph = maker->graph;
+    int num = 0;
+    for (int k = 0; k < MAX_INPUTS; k++) {
+        num += is_tight(graph, place, &graph->inputs[place][k]) ? 1 : 0;
+    }
+    for (int k = 0; k < MAX_INPUTS; k++) {
+        const struct edge *edge = &graph->inputs[place][k];
+        if (is_tight(graph, place, edge)) {
+            const double share = maker->share_in[place] / num;
+            maker->share_in[edge->from] += share;
+            mark(maker->marks, edge->from);
+            count_place(maker, edge->from, share);
+            count_link(maker, edge->link, share);
+        }
+    }
+    maker->share_in[place] = 0.0;
+}
+
+/* From the places that have a share in, the last of them last_in, back to the start of the step,
+ * along longest paths, shared equally: inputs stand in front. Leaves no share behind. */
 static void flow_in(const struct row_maker *maker, int32_t last_in)
 {
-    const struct graph *graph = maker->graph;
-    for (int32_t i = last_in; i >= 0; i--) {
-        if (maker->share_in[i] <= 0.0) {
-            continue;
+    for (int32_t word = last_in / BITS; word >= 0; word--) {
+        while (maker->marks[word] != 0) {
+            const int32_t bit = BITS - 1 - __builtin_clzll(maker->marks[word]);
+            maker->marks[word] &= ~((uint64_t)1 << bit);
+            pass_in(maker, word * BITS + bit);
         }
-        int num = 0;
-        for (int k = 0; k < MAX_INPUTS; k++) {
-            num += is_tight(graph, i, &graph->inputs[i][k]) ? 1 : 0;
-        }
-        for (int k = 0; k < MAX_INPUTS; k++) {
-            const struct edge *edge = &graph->inputs[i][k];
-            if (is_tight(graph, i, edge)) {
-                const double share = maker->share_in[i] / num;
-                maker->share_in[edge->from] += share;
-                count_place(maker, edge->from, share);
-                count_edge(maker, edge, share);
-            }
-        }
-        maker->share_in[i] = 0.0;
     }
 }
 
-/* Whether the longest path from the end of edge->from goes over the edge. */
-static bool leaves_tight(const struct graph *graph, int32_t place, const struct edge *edge)
-{
-    return edge->from != NOBODY &&
-           edge->transfer_s + graph->duration_s[place] + graph->tail_s[place] >=
-               graph->tail_s[edge->from] - tie_frac * graph->total_s;
-}
-
-/* From the gates, the first of them first_out, to the end of the step; ways_out: tight ways from
- * each place. Leaves no share behind. */
-static void flow_out(const struct row_maker *maker, int32_t first_out, const uint8_t *ways_out)
+static void pass_out(const struct row_maker *maker, int32_t place)
 {
     const struct graph *graph = maker->graph;
-    for (int32_t i = first_out; i < graph->order->num_places; i++) {
-        double entering = 0.0;
-        for (int k = 0; k < MAX_INPUTS; k++) {
-            const struct edge *edge = &graph->inputs[i][k];
-            if (edge->from >= first_out && maker->share_out[edge->from] > 0.0 &&
-                leaves_tight(graph, i, edge)) {
-                const double share = maker->share_out[edge->from] / ways_out[edge->from];
-                entering += share;
-                count_edge(maker, edge, share);
-            }
-        }
-        if (entering > 0.0) {
-            maker->share_out[i] += entering;
-            count_place(maker, i, entering);
-        }
-        if (maker->share_out[i] > 0.0 && ways_out[i] == 0) {
-            maker->ends[graph->rank[i]] += maker->share_out[i];
+    const int32_t begin = graph->ways_begin[place], end = graph->ways_begin[place + 1];
+    for (int32_t i = begin; i < end; i++) {
+        const struct way *way = &graph->ways[i];
+        const double share = maker->share_out[place] / (end - begin);
+        maker->share_out[way->to] += share;
+        mark(maker->marks, way->to);
+        count_place(maker, way->to, share);
+        count_link(maker, way->link, share);
+    }
+    if (begin == end) {
+        maker->ends[graph->rank[place]] += maker->share_out[place];
+    }
+    maker->share_out[place] = 0.0;
+}
+
+/* The same from the places that have a share out, the first of them first_out, to the end. */
+static void flow_out(const struct row_maker *maker, int32_t first_out)
+{
+    const int32_t num_words = maker->graph->order->num_places / BITS + 1;
+    for (int32_t word = first_out / BITS; word < num_words; word++) {
+        while (maker->marks[word] != 0) {
+            const int32_t bit = __builtin_ctzll(maker->marks[word]);
+            maker->marks[word] &= ~((uint64_t)1 << bit);
+            pass_out(maker, word * BITS + bit);
         }
     }
-    memset(&maker->share_out[first_out], 0,
-           (size_t)(graph->order->num_places - first_out) * sizeof(*maker->share_out));
+}
+
+/* Marks the rank's places with a share. */
+static void mark_shares(const struct row_maker *maker, int32_t rank, const double *shares)
+{
+    for (int32_t i = maker->graph->first[rank]; i != NOBODY; i = maker->graph->next[i]) {
+        if (shares[i] > 0.0) {
+            mark(maker->marks, i);
+        }
+    }
 }
 
 static void count_list(const struct row_maker *maker, int32_t rank)
@@ -350,9 +427,8 @@ static void finish_row(const struct row_maker *maker, int32_t rank, struct hlm_p
 }
 
 /* whole: the path has all of the rank's list, else what lies between the best gates. */
-static void make_row(const struct row_maker *base, int32_t rank, bool whole,
-                     const uint8_t *ways_out, struct gate *ins, struct gate *outs,
-                     struct hlm_path_row *out)
+static void make_row(const struct row_maker *base, int32_t rank, bool whole, struct gate *ins,
+                     struct gate *outs, struct hlm_path_row *out)
 {
     const struct row_maker maker = start_row(base);
     int32_t last_in = base->graph->first[rank], first_out = last_place(base->graph, rank);
@@ -375,8 +451,10 @@ static void make_row(const struct row_maker *base, int32_t rank, bool whole,
         maker.share_out[first_out] = 1.0;
     }
     count_list(&maker, rank);
+    mark_shares(&maker, rank, maker.share_in);
     flow_in(&maker, last_in);
-    flow_out(&maker, first_out, ways_out);
+    mark_shares(&maker, rank, maker.share_out);
+    flow_out(&maker, first_out);
     finish_row(&maker, rank, out);
 }
 
@@ -399,6 +477,7 @@ static void make_longest_row(const struct row_maker *base, struct hlm_path_row *
     for (int32_t i = 0; i < order->num_places; i++) {
         if (is_end(base->graph, i)) {
             maker.share_in[i] = 1.0 / num;
+            mark(maker.marks, i);
             count_place(&maker, i, 1.0 / num);
             maker.ends[base->graph->rank[i]] += 1.0 / num;
         }
@@ -415,24 +494,17 @@ const struct hlm_path_row *hlm_sim_path_rows(struct hlm_arena *arena,
     struct hlm_path_row *rows =
         HLM_ARENA_ARRAY(arena, struct hlm_path_row, hlm_sim_num_path_rows(order));
     const struct graph graph = make_graph(scratch, order, reference);
-    uint8_t *ways_out = HLM_ARENA_ARRAY(scratch, uint8_t, order->num_places);
-    for (int32_t i = 0; i < order->num_places; i++) {
-        for (int k = 0; k < MAX_INPUTS; k++) {
-            if (leaves_tight(&graph, i, &graph.inputs[i][k])) {
-                ways_out[graph.inputs[i][k].from]++;
-            }
-        }
-    }
     struct gate *ins = HLM_ARENA_ARRAY(scratch, struct gate, order->num_stages);
     struct gate *outs = HLM_ARENA_ARRAY(scratch, struct gate, order->num_stages);
-    const struct row_maker maker = {.arena = arena,
-                                    .graph = &graph,
-                                    .share_in = HLM_ARENA_ARRAY(scratch, double, order->num_places),
-                                    .share_out =
-                                        HLM_ARENA_ARRAY(scratch, double, order->num_places)};
+    const struct row_maker maker = {
+        .arena = arena,
+        .graph = &graph,
+        .share_in = HLM_ARENA_ARRAY(scratch, double, order->num_places),
+        .share_out = HLM_ARENA_ARRAY(scratch, double, order->num_places),
+        .marks = HLM_ARENA_ARRAY(scratch, uint64_t, order->num_places / BITS + 1)};
     for (int32_t rank = 0; rank < order->num_ranks; rank++) {
-        make_row(&maker, rank, true, ways_out, ins, outs, &rows[rank]);
-        make_row(&maker, rank, false, ways_out, ins, outs, &rows[order->num_ranks + rank]);
+        make_row(&maker, rank, true, ins, outs, &rows[rank]);
+        make_row(&maker, rank, false, ins, outs, &rows[order->num_ranks + rank]);
     }
     make_longest_row(&maker, &rows[2 * order->num_ranks]);
     hlm_arena_free(scratch);
@@ -472,10 +544,24 @@ const struct hlm_path_row *hlm_sim_ramp_rows(struct hlm_arena *arena,
     return rows;
 }
 
-double hlm_path_row_s(const struct hlm_sim_order *order, const struct hlm_path_row *row,
-                      const struct hlm_sim_costs *costs)
+double hlm_sim_slowest_optimizer_s(const struct hlm_sim_order *order,
+                                   const struct hlm_sim_costs *costs)
 {
-    double seconds = costs->sync_s, slowest_s = 0.0;
+    double slowest_s = 0.0;
+    for (int32_t rank = 0; rank < order->num_ranks; rank++) {
+        double own_s = 0.0;
+        for (int32_t stage = 0; stage < order->num_stages; stage++) {
+            own_s += order->stage_rank[stage] == rank ? at(costs->optimizer_s, stage) : 0.0;
+        }
+        slowest_s = larger(slowest_s, own_s);
+    }
+    return slowest_s;
+}
+
+double hlm_path_row_ways_s(const struct hlm_sim_order *order, const struct hlm_path_row *row,
+                           const struct hlm_sim_costs *costs)
+{
+    double seconds = costs->sync_s;
     for (int32_t i = 0; i < order->num_stages * HLM_SIM_NUM_KINDS; i++) {
         seconds += row->actions[i] == 0.0 ? 0.0 : row->actions[i] * action_s(costs, i);
     }
@@ -486,12 +572,11 @@ double hlm_path_row_s(const struct hlm_sim_order *order, const struct hlm_path_r
         seconds += row->transfers[stage] * (down_s < up_s ? down_s : up_s);
         seconds += row->ends[order->stage_rank[stage]] * at(costs->reduce_s, stage);
     }
-    for (int32_t rank = 0; rank < order->num_ranks; rank++) {
-        double own_s = 0.0;
-        for (int32_t stage = 0; stage < order->num_stages; stage++) {
-            own_s += order->stage_rank[stage] == rank ? at(costs->optimizer_s, stage) : 0.0;
-        }
-        slowest_s = larger(slowest_s, own_s);
-    }
-    return seconds + slowest_s;
+    return seconds;
+}
+
+double hlm_path_row_s(const struct hlm_sim_order *order, const struct hlm_path_row *row,
+                      const struct hlm_sim_costs *costs)
+{
+    return hlm_path_row_ways_s(order, row, costs) + hlm_sim_slowest_optimizer_s(order, costs);
 }

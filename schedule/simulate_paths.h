@@ -51,4 +51,11 @@ const struct hlm_path_row *hlm_sim_ramp_rows(struct hlm_arena *arena,
 double hlm_path_row_s(const struct hlm_sim_order *order, const struct hlm_path_row *row,
                       const struct hlm_sim_costs *costs);
 
+/* Its two parts: all but the optimizer, and the slowest rank's optimizer, which is the same for
+ * all rows. */
+double hlm_path_row_ways_s(const struct hlm_sim_order *order, const struct hlm_path_row *row,
+                           const struct hlm_sim_costs *costs);
+double hlm_sim_slowest_optimizer_s(const struct hlm_sim_order *order,
+                                   const struct hlm_sim_costs *costs);
+
 #endif

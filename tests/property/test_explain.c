@@ -65,7 +65,7 @@ static void random_problem_init(struct hlm_arena *arena, struct hlm_rng *rng,
         .seq_len = 256 * hlm_rng_next_int(rng, 1, 4),
         .dtype = HLM_DTYPE_FP16,
         .lowering = HLM_LOWERING_HLMPLAN,
-        .require = {.sp = -1, .zero = -1, .schedule = -1, .recompute = -1},
+        .require = {.sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1},
         .max_gap_frac = 0};
     shorten_memory(arena, rng, out);
 }
@@ -150,7 +150,8 @@ static struct hlm_search_require random_require(struct hlm_rng *rng)
                                        .sp = -1,
                                        .zero = (int32_t)hlm_rng_next_int(rng, -1, 1),
                                        .schedule = (int32_t)hlm_rng_next_int(rng, -1, 1),
-                                       .recompute = (int32_t)hlm_rng_next_int(rng, -1, 2)};
+                                       .recompute = (int32_t)hlm_rng_next_int(rng, -1, 2),
+                                       .offload = -1};
 }
 
 static void differences_sum_to_the_whole(void **state)

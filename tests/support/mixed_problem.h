@@ -52,7 +52,7 @@ static inline void mixed_problem_init(struct hlm_arena *arena, struct mixed_prob
         .seq_len = 512,
         .dtype = HLM_DTYPE_FP16,
         .lowering = HLM_LOWERING_HLMPLAN,
-        .require = {.sp = -1, .zero = -1, .schedule = -1, .recompute = -1},
+        .require = {.sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1},
         .max_gap_frac = 0.0,
         .top_k = 0};
 }

@@ -10,6 +10,7 @@ struct small_problem {
     struct hlm_model model;
     struct hlm_cluster cluster;
     struct hlm_device_group group;
+    struct hlm_host host;
     struct hlm_search_problem problem;
 };
 
@@ -32,6 +33,10 @@ static inline void small_problem_init(struct hlm_arena *arena, struct small_prob
     small->group.nvlink_domain = num_devices;
     small->group.device.memory_bytes = memory_bytes;
     small->group.device.fixed_memory_bytes = 64LL << 20;
+    small->host = (struct hlm_host){.memory_bytes = 1e12,
+                                    .memory_bandwidth_bytes_per_s = 100e9,
+                                    .link_bandwidth_bytes_per_s = 12e9};
+    small->group.host = &small->host;
     small->cluster.groups = &small->group;
     small->problem = (struct hlm_search_problem){
         .model = &small->model,
@@ -40,7 +45,7 @@ static inline void small_problem_init(struct hlm_arena *arena, struct small_prob
         .seq_len = 512,
         .dtype = HLM_DTYPE_FP16,
         .lowering = HLM_LOWERING_HLMPLAN,
-        .require = {.sp = -1, .zero = -1, .schedule = -1, .recompute = -1},
+        .require = {.sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1},
         .max_gap_frac = 0.01,
         .top_k = 3};
 }

@@ -112,6 +112,21 @@ static void test_other_node_sizes_scale_the_cards(void **state)
     assert_int_equal(hlm_device_group_domain(group), 4);
 }
 
+static void test_hosts_scale_with_the_devices(void **state)
+{
+    struct hlm_arena *arena = *state;
+    for (int i = 0; hlm_cluster_builtin_name(i) != NULL; i++) {
+        const struct hlm_host *host = load(arena, hlm_cluster_builtin_name(i))->groups[0].host;
+        assert_non_null(host);
+        assert_true(host->memory_bytes > 0.0 && host->source.reference != NULL);
+    }
+    const struct hlm_host *whole = load(arena, "h100:1x8")->groups[0].host;
+    const struct hlm_host *part = load(arena, "h100:1x2")->groups[0].host;
+    assert_true(part->memory_bytes == whole->memory_bytes / 4.0);
+    assert_true(part->memory_bandwidth_bytes_per_s == whole->memory_bandwidth_bytes_per_s / 4.0);
+    assert_true(part->link_bandwidth_bytes_per_s == whole->link_bandwidth_bytes_per_s);
+}
+
 static void test_bad_texts(void **state)
 {
     struct hlm_arena *arena = *state;
@@ -244,6 +259,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_one_line_of_two, setup, teardown),
         cmocka_unit_test_setup_teardown(test_same_device_twice_gets_two_names, setup, teardown),
         cmocka_unit_test_setup_teardown(test_other_node_sizes_scale_the_cards, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_hosts_scale_with_the_devices, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bad_texts, setup, teardown),
         cmocka_unit_test_setup_teardown(test_file_and_folder, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),

@@ -3,7 +3,7 @@
 #include "tests/support/small_problem.h"
 
 static const struct hlm_search_require nothing = {
-    .sp = -1, .zero = -1, .schedule = -1, .recompute = -1};
+    .sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1};
 
 static const struct hlm_plan *search(struct hlm_arena *arena,
                                      const struct hlm_search_problem *problem)
@@ -157,18 +157,30 @@ static void illegal_names_the_rule(void **state)
         struct hlm_search_require asked;
         const char *part;
     } cases[] = {
-        {{.tp = 3, .sp = -1, .zero = -1, .schedule = -1, .recompute = -1},
+        {{.tp = 3, .sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1},
          "number of devices, 16: not with tp=3"},
-        {{.tp = 16, .sp = -1, .zero = -1, .schedule = -1, .recompute = -1},
+        {{.tp = 16, .sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1},
          "tp = 16 does not divide num_heads = 12; nearest: 12"},
-        {{.pp = 16, .sp = -1, .zero = -1, .schedule = -1, .recompute = -1},
+        {{.pp = 16, .sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1},
          "pp = 16 exceeds the 8 blocks"},
-        {{.dp = 16, .sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .microbatch_size = 3},
+        {{.dp = 16,
+          .sp = -1,
+          .zero = -1,
+          .schedule = -1,
+          .recompute = -1,
+          .offload = -1,
+          .microbatch_size = 3},
          "is not global_batch_size = 16"},
-        {{.sp = 1, .tp = 1, .zero = -1, .schedule = -1, .recompute = -1}, "sp needs tp > 1"},
-        {{.pp = 1, .schedule = HLM_SCHEDULE_GPIPE, .sp = -1, .zero = -1, .recompute = -1},
+        {{.sp = 1, .tp = 1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1},
+         "sp needs tp > 1"},
+        {{.pp = 1,
+          .schedule = HLM_SCHEDULE_GPIPE,
+          .sp = -1,
+          .zero = -1,
+          .recompute = -1,
+          .offload = -1},
          "gpipe with pp = 1 is left out"},
-        {{.dp = 1, .cp = 1, .zero = 1, .sp = -1, .schedule = -1, .recompute = -1},
+        {{.dp = 1, .cp = 1, .zero = 1, .sp = -1, .schedule = -1, .recompute = -1, .offload = -1},
          "zero with dp * cp = 1"}};
     struct hlm_arena *arena = hlm_arena_new();
     struct small_problem small;
@@ -242,6 +254,10 @@ static void every_change_lets_it_fit(void **state)
             int microbatch_size = 0;
             if (sscanf(change->change, "microbatch_size=%d", &microbatch_size) == 1) {
                 changed.problem.require.microbatch_size = microbatch_size;
+            } else if (strcmp(change->change, "offload=optimizer") == 0) {
+                changed.problem.require.offload = HLM_OFFLOAD_OPTIMIZER;
+            } else if (strcmp(change->change, "offload=activations") == 0) {
+                changed.problem.require.offload = HLM_OFFLOAD_ACTIVATIONS;
             } else {
                 const bool full = strcmp(change->change, "recompute=full") == 0;
                 assert_true(full || strcmp(change->change, "recompute=selective") == 0);
@@ -257,6 +273,34 @@ static void every_change_lets_it_fit(void **state)
         }
     }
     assert_int_equal(num_known, misfit->num_changes);
+    hlm_arena_free(arena);
+}
+
+/* Where only states do not fit, sending them to the host is the cheapest change. */
+static void offload_is_a_change(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct small_problem small;
+    small_problem_init(arena, &small, 8, 4, 460LL << 20, 16);
+    const struct hlm_plan *plan = search(arena, &small.problem);
+    struct hlm_search_require asked = nothing;
+    asked.pp = 1;
+    asked.tp = 1;
+    asked.zero = 0;
+    const struct hlm_explain_misfit *misfit = ask(arena, plan, asked).misfit;
+    assert_non_null(misfit);
+    assert_int_equal(misfit->most, HLM_MEMORY_OPTIMIZER);
+    bool found = false;
+    for (int32_t i = 0; i < misfit->num_changes; i++) {
+        found = found || strcmp(misfit->changes[i].change, "offload=optimizer") == 0;
+    }
+    assert_true(found);
+    small.group.host = NULL; /* nothing to send it to */
+    misfit = ask(arena, search(arena, &small.problem), asked).misfit;
+    for (int32_t i = 0; i < misfit->num_changes; i++) {
+        assert_null(strstr(misfit->changes[i].change, "offload"));
+    }
     hlm_arena_free(arena);
 }
 
@@ -565,6 +609,7 @@ int main(void)
         cmocka_unit_test(illegal_names_the_rule),
         cmocka_unit_test(missing_bytes_are_exact),
         cmocka_unit_test(every_change_lets_it_fit),
+        cmocka_unit_test(offload_is_a_change),
         cmocka_unit_test(an_edited_plan_is_explained_as_it_stands),
         cmocka_unit_test(runners_up_are_priced),
         cmocka_unit_test(shares_are_the_step),

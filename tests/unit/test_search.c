@@ -1,4 +1,5 @@
 #include "planner/column_placement.h"
+#include "planner/columns.h"
 #include "planner/search.h"
 #include "tests/support/placement.h"
 #include "tests/support/small_problem.h"
@@ -203,17 +204,18 @@ static struct exhaustive try_everything(struct hlm_arena *arena, const struct sm
             const int32_t dp = devices / tp / pp / cp;
             if (problem->global_batch_size % (dp * size) == 0 &&
                 (pp > 1 || schedule == HLM_SCHEDULE_1F1B)) {
-                try_switches(&all,
-                             (struct hlm_strategy){.dp = dp,
-                                                   .tp = tp,
-                                                   .pp = pp,
-                                                   .cp = cp,
-                                                   .microbatch_size = size,
-                                                   .global_batch_size = problem->global_batch_size,
-                                                   .seq_len = problem->seq_len,
-                                                   .dtype = problem->dtype,
-                                                   .lowering = problem->lowering,
-                                                   .schedule = schedule});
+                try_switches(
+                    &all, (struct hlm_strategy){.dp = dp,
+                                                .tp = tp,
+                                                .pp = pp,
+                                                .cp = cp,
+                                                .microbatch_size = size,
+                                                .global_batch_size = problem->global_batch_size,
+                                                .seq_len = problem->seq_len,
+                                                .dtype = problem->dtype,
+                                                .lowering = problem->lowering,
+                                                .offload = hlm_columns_offload(&problem->require),
+                                                .schedule = schedule});
             }
         }
     }
@@ -377,10 +379,108 @@ static void freedom_never_hurts(void **state)
     for (int32_t s = 0; s < full->num_stages; s++) {
         assert_int_equal(full->stages[s].recompute.full, full->stages[s].num_layers);
     }
-    small.problem.require =
-        (struct hlm_search_require){.sp = -1, .zero = -1, .schedule = -1, .recompute = -1};
+    small.problem.require = (struct hlm_search_require){
+        .sp = -1, .zero = -1, .schedule = -1, .recompute = -1, .offload = -1};
     small.group.device.memory_bytes *= 4;
     assert_true(search(arena, &small)->prediction.step_time_s <= free_s * (1 + 1e-9));
+    hlm_arena_free(arena);
+}
+
+/* --- offload --- */
+
+/* Of all plans with an offload, the search finds the best: on a link on which copies take longer
+ * than passes, so that recompute saves traffic, and memory that is scarce without it. */
+static void gap_0_with_offload(void **state)
+{
+    (void)state;
+    static const enum hlm_schedule_kind schedules[] = {
+        HLM_SCHEDULE_GPIPE, HLM_SCHEDULE_1F1B, HLM_SCHEDULE_INTERLEAVED, HLM_SCHEDULE_ZB_H1};
+    int64_t num_plans = 0;
+    int32_t num_recomputing = 0, num_fit = 0;
+    for (int i = 0; i < 4 * (HLM_NUM_OFFLOADS - 1); i++) {
+        struct hlm_arena *arena = hlm_arena_new();
+        struct small_problem small;
+        small_problem_init(arena, &small, 3, 4, (i % 3 == 0 ? 150LL : 220LL) << 20, 4);
+        small.problem.require.offload = i / 4 + 1;
+        if (schedules[i % 4] == HLM_SCHEDULE_ZB_H1 &&
+            hlm_offload_parts(hlm_columns_offload(&small.problem.require)).inputs) {
+            hlm_arena_free(arena);
+            continue; /* not legal */
+        }
+        small.host.link_bandwidth_bytes_per_s = i % 5 < 3 ? 3e9 : 30e9;
+        num_fit += search_is_exact(arena, &small, schedules[i % 4], &num_plans, &num_recomputing);
+        hlm_arena_free(arena);
+    }
+    print_message("%lld plans, %d problems, %d stages recompute\n", (long long)num_plans, num_fit,
+                  num_recomputing);
+    assert_true(num_plans > 1000 && num_recomputing > 0 && num_fit > 6);
+}
+
+/* No column has one by itself; where nothing fits without, the message says which would do. */
+static void offload_is_searched_where_it_is_required(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct small_problem small;
+    const struct hlm_plan *plan = NULL;
+    struct hlm_err err;
+    small_problem_init(arena, &small, 8, 4, 190LL << 20, 16);
+    check_fails(hlm_search(arena, &small.problem, NULL, NULL, &plan, &err), HLM_NO, &err,
+                "; a plan fits when offload=optimizer is required");
+    small.problem.require.offload = HLM_OFFLOAD_OPTIMIZER;
+    plan = search(arena, &small);
+    assert_int_equal(plan->strategy.offload, HLM_OFFLOAD_OPTIMIZER);
+    assert_int_equal(plan->certificate->require.offload, HLM_OFFLOAD_OPTIMIZER);
+    assert_true(plan->num_runners_up > 0);
+    for (int32_t i = 0; i < plan->num_runners_up; i++) {
+        assert_int_equal(plan->runners_up[i].strategy.offload, HLM_OFFLOAD_OPTIMIZER);
+    }
+    small.host.memory_bytes = 1e6;
+    check_fails(hlm_search(arena, &small.problem, NULL, NULL, &plan, &err), HLM_NO, &err,
+                "the fastest plan: offload = optimizer needs");
+    small.problem.require.offload = -1;
+    check_fails(hlm_search(arena, &small.problem, NULL, NULL, &plan, &err), HLM_NO, &err, "nodes");
+    small_problem_init(arena, &small, 8, 4, 16LL << 30, 16);
+    assert_int_equal(search(arena, &small)->strategy.offload, HLM_OFFLOAD_NONE);
+    hlm_arena_free(arena);
+}
+
+/* How many runners-up the hosts of the problem do not hold. */
+static int32_t num_beyond_hosts(struct hlm_arena *arena, const struct small_problem *small,
+                                const struct hlm_plan *plan)
+{
+    int32_t num = 0;
+    for (int32_t i = 0; i < plan->num_runners_up; i++) {
+        const struct hlm_plan_runner_up *runner = &plan->runners_up[i];
+        const struct hlm_plan *priced = NULL;
+        struct hlm_err err;
+        num += hlm_plan_price(arena, &small->model, &small->cluster, &runner->strategy,
+                              runner->stages, runner->num_stages, &priced, NULL, &err) != HLM_OK;
+    }
+    return num;
+}
+
+/* Hosts that just hold the best plan: runners-up that need more of them are left out. */
+static void runners_up_are_on_the_hosts_too(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct small_problem small;
+    small_problem_init(arena, &small, 8, 4, 1LL << 30, 16);
+    small.problem.require.offload = HLM_OFFLOAD_ALL;
+    small.problem.top_k = 20;
+    const struct hlm_plan *plan = search(arena, &small);
+    double host_bytes = 0.0;
+    for (int32_t s = 0; s < plan->num_stages; s++) {
+        const double num_ranks = plan->strategy.dp * plan->strategy.tp * plan->strategy.cp;
+        host_bytes += num_ranks * (double)plan->prediction.memory[s].host_bytes;
+    }
+    small.host.memory_bytes = host_bytes;
+    assert_true(num_beyond_hosts(arena, &small, plan) > 0);
+    const struct hlm_plan *tight = search(arena, &small);
+    check_close(tight->prediction.step_time_s, plan->prediction.step_time_s, 1e-12);
+    assert_int_equal(num_beyond_hosts(arena, &small, tight), 0);
+    assert_true(tight->num_runners_up < plan->num_runners_up);
     hlm_arena_free(arena);
 }
 
@@ -509,6 +609,9 @@ int main(void)
         cmocka_unit_test(runners_up_are_other_columns_in_order),
         cmocka_unit_test(twice_the_same),
         cmocka_unit_test(freedom_never_hurts),
+        cmocka_unit_test(gap_0_with_offload),
+        cmocka_unit_test(offload_is_searched_where_it_is_required),
+        cmocka_unit_test(runners_up_are_on_the_hosts_too),
         cmocka_unit_test(infeasible_names_stage_and_bytes),
         cmocka_unit_test(infeasible_names_the_requirement),
         cmocka_unit_test(too_many_groups_are_refused),

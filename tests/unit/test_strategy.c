@@ -67,6 +67,8 @@ static void names_the_rule_that_fails(void **state)
         {TINY_LLAMA, "tp", "4", "tp = 4 does not divide num_kv_heads = 6; nearest: 3, 6"},
         {TINY_QWEN, "ep", "3", "ep = 3 does not divide moe.num_experts = 8; nearest: 2, 4"},
         {TINY_QWEN, "tp", "2", "experts with tp = 2 need sp"},
+        {TINY_GPT, "offload_layers", "1",
+         "needs as many layers (tiny has 3) and an offload of their inputs or activations"},
     };
     for (size_t i = 0; i < sizeof mistakes / sizeof mistakes[0]; i++) {
         const struct hlm_model model = tiny_model(mistakes[i].kind);
@@ -139,6 +141,7 @@ static void refuses_values_that_do_not_parse(void **state)
         {"tp", "99999999999999999999", "expected a whole number"},
         {"sp", "maybe", "expected one of false, true"},
         {"schedule", "1f1c", "expected one of gpipe, 1f1b"},
+        {"offload", "half", "expected one of none, optimizer, inputs, activations"},
         {"recompute", "full", "unknown strategy field \"recompute\""},
         {"microbatchsize", "1", "did you mean \"microbatch_size\"?"},
     };
@@ -173,6 +176,44 @@ static void survives_a_round_trip_through_json(void **state)
     hlm_arena_free(arena);
 }
 
+static void offload_is_left_out_where_there_is_none(void **state)
+{
+    (void)state;
+    const struct hlm_model model = tiny_model(TINY_GPT);
+    struct hlm_strategy strategy = legal(&model), again;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct hlm_err err;
+    const char *text = hlm_json_write(arena, &hlm_strategy_table, &strategy, false);
+    assert_null(strstr(text, "offload"));
+    check_ok(hlm_strategy_set(&strategy, "offload", "optimizer+inputs", &err), &err);
+    text = hlm_json_write(arena, &hlm_strategy_table, &strategy, false);
+    check_ok(hlm_json_read_text(arena, "strategy", text, strlen(text), &hlm_strategy_table, &again,
+                                &err),
+             &err);
+    assert_int_equal(again.offload, HLM_OFFLOAD_OPTIMIZER_INPUTS);
+    hlm_arena_free(arena);
+}
+
+/* I and W both read what a layer keeps; states are not read by either. */
+static void activations_stay_where_the_backward_is_split(void **state)
+{
+    (void)state;
+    const struct hlm_model model = tiny_model(TINY_GPT);
+    struct hlm_err err;
+    for (int offload = 0; offload < HLM_NUM_OFFLOADS; offload++) {
+        struct hlm_strategy strategy = legal(&model);
+        strategy.schedule = HLM_SCHEDULE_ZB_H1;
+        strategy.offload = (enum hlm_offload)offload;
+        if (hlm_offload_parts(strategy.offload).inputs) {
+            check_fails(hlm_strategy_check(&strategy, &model, &err), HLM_NO, &err,
+                        "needs a backward that is not split, found zb-h1");
+            strategy.schedule = HLM_SCHEDULE_1F1B;
+            strategy.offload_layers = model.num_layers;
+        }
+        check_ok(hlm_strategy_check(&strategy, &model, &err), &err);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -183,6 +224,8 @@ int main(void)
         cmocka_unit_test(sets_fields_by_name),
         cmocka_unit_test(refuses_values_that_do_not_parse),
         cmocka_unit_test(survives_a_round_trip_through_json),
+        cmocka_unit_test(offload_is_left_out_where_there_is_none),
+        cmocka_unit_test(activations_stay_where_the_backward_is_split),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -127,6 +127,47 @@ static void a_point_becomes_a_problem(void **state)
     assert_string_equal(problem.cluster->groups[0].device.name, "a100-sxm-80g");
 }
 
+#define OFFLOADING(offload)                                                                        \
+    "[" POINT("a", "train_step", HARDWARE("A100", "2") ",\"offload\":" offload, TWO, "1") "]"
+
+static void what_is_offloaded_is_read_from_words(void **state)
+{
+    struct scene *scene = *state;
+    static const struct {
+        const char *text;
+        enum hlm_offload offload;
+        int32_t layers;
+        const char *refusal;
+    } cases[] = {
+        {OFFLOADING("[]"), HLM_OFFLOAD_NONE, 0, NULL},
+        {OFFLOADING("[\"offload-opt-m\"]"), HLM_OFFLOAD_OPTIMIZER, 0, NULL},
+        {OFFLOADING("[\"offload-master\",\"offload-residual\"]"), HLM_OFFLOAD_OPTIMIZER_INPUTS, 0,
+         NULL},
+        {OFFLOADING("[\"offload-residual\"]"), HLM_OFFLOAD_INPUTS, 0, NULL},
+        {OFFLOADING("\"activation CPU offload of 3 layers (weights not offloaded)\""),
+         HLM_OFFLOAD_ACTIVATIONS, 3, NULL},
+        {OFFLOADING("\"activation offload (expert_fc1, moe_act)\""), HLM_OFFLOAD_NONE, 0,
+         "offload of some activations of a layer"},
+        {OFFLOADING("[\"offload-opt-m\",\"offload-gradients\"]"), HLM_OFFLOAD_NONE, 0,
+         "offload of gradients"},
+        {OFFLOADING("[\"offload-quants\"]"), HLM_OFFLOAD_NONE, 0, "offload of parameters"},
+        {OFFLOADING("[\"to the moon\"]"), HLM_OFFLOAD_NONE, 0, "offload \"to the moon\""},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct hlm_validate_problem problem;
+        read(scene, cases[i].text);
+        const enum hlm_status status =
+            hlm_validate_problem(scene->arena, scene->truth.points, &problem, &scene->err);
+        if (cases[i].refusal != NULL) {
+            check_fails(status, HLM_NO, &scene->err, cases[i].refusal);
+            continue;
+        }
+        check_ok(status, &scene->err);
+        assert_int_equal(problem.strategy.offload, cases[i].offload);
+        assert_int_equal(problem.strategy.offload_layers, cases[i].layers);
+    }
+}
+
 /* The same point twice with targets that make errors of +100 % and -50 %. */
 static void errors_are_gathered_by_family(void **state)
 {
@@ -197,6 +238,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_bad_point_does_not_spoil_the_file, setup, teardown),
         cmocka_unit_test(networks_are_read_from_sentences),
         cmocka_unit_test_setup_teardown(a_point_becomes_a_problem, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_is_offloaded_is_read_from_words, setup, teardown),
         cmocka_unit_test_setup_teardown(errors_are_gathered_by_family, setup, teardown),
         cmocka_unit_test_setup_teardown(fits_and_layers_are_predicted_too, setup, teardown),
         cmocka_unit_test_setup_teardown(filters_choose, setup, teardown),

@@ -64,6 +64,30 @@ static void restricted_searches_hold(void **state)
     hlm_arena_free(searched.arena);
 }
 
+/* With each offload, and a bound that is not about plans with it is refused. */
+static void searches_with_offload_hold(void **state)
+{
+    (void)state;
+    for (int offload = 1; offload < HLM_NUM_OFFLOADS; offload++) {
+        struct searched searched;
+        const struct hlm_plan *plan = NULL;
+        struct hlm_verify_report report;
+        struct hlm_err err;
+        searched_init(&searched, 1LL << 30, 0.01);
+        searched.small.problem.require.offload = offload;
+        check_ok(hlm_search(searched.arena, &searched.small.problem, NULL, NULL, &plan, &err),
+                 &err);
+        assert_int_equal(plan->strategy.offload, offload);
+        check_ok(hlm_verify(searched.arena, plan, &report, &err), &err);
+        assert_int_equal(report.num_columns, plan->certificate->num_columns);
+        searched.plan = *plan;
+        searched.certificate = *plan->certificate;
+        searched.certificate.require.offload = HLM_OFFLOAD_NONE; /* faster ones are left out */
+        searched.plan.certificate = &searched.certificate;
+        check_refused(&searched, "certificate");
+    }
+}
+
 static void a_faster_step_is_noticed(void **state)
 {
     (void)state;
@@ -137,6 +161,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(found_plans_hold),
         cmocka_unit_test(restricted_searches_hold),
+        cmocka_unit_test(searches_with_offload_hold),
         cmocka_unit_test(a_faster_step_is_noticed),
         cmocka_unit_test(a_bound_too_high_is_noticed),
         cmocka_unit_test(counts_are_checked),
