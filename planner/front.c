@@ -65,7 +65,7 @@ static enum hlm_status search_subcluster(struct market *market, int32_t subclust
     }
     HLM_TRY(status);
     known->lower_bound_s = fmax(known->lower_bound_s, result.lower_bound_s);
-    known->outcome = HLM_SUBCLUSTER_BEATEN;
+    known->outcome = result.lower_bound_s >= cutoff_s ? HLM_SUBCLUSTER_BEATEN : HLM_SUBCLUSTER_OPEN;
     if (result.plan != NULL) {
         known->outcome = HLM_SUBCLUSTER_PLANNED;
         known->step_time_s = result.plan->prediction.step_time_s;
@@ -126,14 +126,13 @@ static enum hlm_status open_market(struct market *market, struct hlm_err *err)
     return HLM_OK;
 }
 
-/* Why nothing fits on the whole cluster, and so on no subcluster of it. */
+/* Why the whole cluster has no plan, and so no part of it. */
 static enum hlm_status explain_none(const struct market *market, struct hlm_err *err)
 {
     const struct hlm_plan *none = NULL;
     const enum hlm_status status =
         hlm_search(market->arena, market->problem, NULL, NULL, &none, err);
-    HLM_ASSERT(status != HLM_OK);
-    return status;
+    return status != HLM_OK ? status : hlm_fail(err, HLM_NO, "no subcluster has a plan");
 }
 
 /* The cheapest of the plans, -1: there is none. group >= 0: of those that use it. */
