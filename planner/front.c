@@ -220,27 +220,34 @@ static struct hlm_plan_kept keep_group(const struct market *market, int32_t grou
                                   .least_cost_per_token = least_cost(market, group, subcluster)};
 }
 
-/* What it costs to use the groups that the cheapest subcluster leaves out. */
-static enum hlm_status keep_groups(struct market *market, int32_t cheapest,
-                                   struct hlm_plan_offer *offer, struct hlm_err *err)
+/* Finds what it costs to use the groups that the cheapest subcluster leaves out. What is found may
+ * be cheaper still, within the gap: then that is the cheapest. */
+static enum hlm_status scan_for_kept(struct market *market, struct hlm_err *err)
+{
+    int32_t before = -1;
+    for (int32_t cheapest = find_cheapest(market, -1); cheapest != before;
+         cheapest = find_cheapest(market, -1)) {
+        before = cheapest;
+        for (int32_t g = 0; g < market->problem->cluster->num_groups; g++) {
+            if (market->subclusters[cheapest].num_nodes[g] == 0) {
+                HLM_TRY(scan_for_cheapest(market, g, err));
+            }
+        }
+    }
+    return HLM_OK;
+}
+
+static void add_kept(const struct market *market, int32_t cheapest, struct hlm_plan_offer *offer)
 {
     struct hlm_plan_kept *kept =
         HLM_ARENA_ARRAY(market->arena, struct hlm_plan_kept, offer->cluster.num_groups);
-    int32_t *subclusters = HLM_ARENA_ARRAY(market->arena, int32_t, offer->cluster.num_groups);
     for (int32_t g = 0; g < offer->cluster.num_groups; g++) {
-        subclusters[g] = -1;
-        if (market->subclusters[cheapest].num_nodes[g] == 0) {
-            HLM_TRY(scan_for_cheapest(market, g, err));
-            subclusters[g] = find_cheapest(market, g);
-        }
-    }
-    for (int32_t g = 0; g < offer->cluster.num_groups; g++) {
-        if (subclusters[g] >= 0) {
-            kept[offer->num_kept++] = keep_group(market, g, subclusters[g]);
+        const int32_t with = find_cheapest(market, g);
+        if (market->subclusters[cheapest].num_nodes[g] == 0 && with >= 0) {
+            kept[offer->num_kept++] = keep_group(market, g, with);
         }
     }
     offer->kept = kept;
-    return HLM_OK;
 }
 
 enum hlm_status
@@ -252,17 +259,20 @@ hlm_front_cheapest(struct hlm_arena *arena, const struct hlm_search_problem *pro
         .arena = arena, .problem = problem, .progress = progress, .progress_context = context};
     HLM_TRY(open_market(&market, err));
     HLM_TRY(scan_for_cheapest(&market, -1, err));
-    const int32_t cheapest = find_cheapest(&market, -1);
-    if (cheapest < 0) {
+    if (find_cheapest(&market, -1) < 0) {
         return explain_none(&market, err);
     }
+    if (problem->top_k > 0) {
+        HLM_TRY(scan_for_kept(&market, err));
+    }
+    const int32_t cheapest = find_cheapest(&market, -1);
     struct hlm_plan *plan = hlm_arena_memdup(arena, market.plans[cheapest], sizeof(*plan));
     struct hlm_plan_certificate *certificate =
         hlm_arena_memdup(arena, plan->certificate, sizeof(*certificate));
     struct hlm_plan_offer *offer = HLM_ARENA_NEW(arena, struct hlm_plan_offer);
     *offer = make_offer(&market);
     if (problem->top_k > 0) {
-        HLM_TRY(keep_groups(&market, cheapest, offer, err));
+        add_kept(&market, cheapest, offer);
     }
     certificate->offer = offer;
     plan->certificate = certificate;

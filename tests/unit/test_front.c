@@ -144,6 +144,38 @@ static void nothing_fits(void **state)
     hlm_arena_free(scene.arena);
 }
 
+/* The hosts of the first group hold no optimizer states: its subclusters stay open, and the gap
+ * says so. */
+static void what_the_hosts_do_not_hold_stays_open(void **state)
+{
+    (void)state;
+    struct scene scene;
+    struct hlm_err err;
+    scene_init(&scene, 0.01);
+    struct mixed_problem *mixed = &scene.mixed;
+    struct hlm_host ample = *mixed->groups[0].host, tight = ample;
+    ample.memory_bytes = 1e12;
+    tight.memory_bytes = 1e3;
+    mixed->groups[0].host = &tight;
+    mixed->groups[1].host = &ample;
+    mixed->problem.require.offload = HLM_OFFLOAD_OPTIMIZER;
+    scene_search(&scene);
+    int32_t num_open = 0;
+    for (int32_t i = 0; i < scene.found->offer.num_subclusters; i++) {
+        const struct hlm_plan_subcluster *some = &scene.found->offer.subclusters[i];
+        if (some->num_nodes[0] > 0 && some->outcome == HLM_SUBCLUSTER_OPEN) {
+            assert_true(some->lower_bound_s > 0.0);
+            num_open++;
+        }
+        assert_true(some->num_nodes[0] == 0 || some->outcome != HLM_SUBCLUSTER_PLANNED);
+    }
+    assert_true(num_open >= 2);
+    assert_true(scene.found->gap_frac > 0.05);
+    check_ok(hlm_verify_front(scene.arena, scene.found, &err), &err);
+    check_ok(hlm_verify_offer(scene.arena, scene.cheapest, &err), &err);
+    hlm_arena_free(scene.arena);
+}
+
 static void prices_are_needed(void **state)
 {
     (void)state;
@@ -394,6 +426,7 @@ int main(void)
         cmocka_unit_test(ends_are_the_fastest_and_the_cheapest),
         cmocka_unit_test(a_group_that_does_not_pay_is_left_out),
         cmocka_unit_test(nothing_fits),
+        cmocka_unit_test(what_the_hosts_do_not_hold_stays_open),
         cmocka_unit_test(prices_are_needed),
         cmocka_unit_test(a_front_is_read_as_it_was_written),
         cmocka_unit_test(lies_about_a_front_are_found),
