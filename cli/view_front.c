@@ -115,10 +115,10 @@ static void print_subclusters(FILE *out, struct hlm_arena *arena, const struct h
         const bool uncertain = !is_plan && hlm_plan_may_be_cheaper(subcluster, plan);
         const char *certain = is_plan ? "the plan" : uncertain ? "no" : "yes";
         any_uncertain = any_uncertain || uncertain;
-        const char *const cells[] = {subcluster_text(arena, offer, subcluster),
-                                     copy(arena, hlm_fmt_seconds(subcluster->step_time_s)),
-                                     price_text(arena, cost),
-                                     copy(arena, hlm_fmt_percent(cost / own - 1)), certain};
+        const char *const cells[] = {
+            subcluster_text(arena, offer, subcluster),
+            copy(arena, hlm_fmt_seconds(subcluster->step_time_s)), price_text(arena, cost),
+            is_plan ? "" : copy(arena, hlm_fmt_percent(cost / own - 1)), certain};
         hlm_text_table_add(&table, cells);
     }
     hlm_text_table_print(&table, out, 2);

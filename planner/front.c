@@ -179,29 +179,48 @@ static struct hlm_plan_offer make_offer(const struct market *market)
 
 /* --- the cheapest --- */
 
-/* Goes through all subclusters (group >= 0: those with this group that were cut off) for one that
- * is cheaper than all plans so far. */
-static enum hlm_status scan_for_cheapest(struct market *market, int32_t group, struct hlm_err *err)
+/* The step below which a plan on the subcluster is cheaper, by more than the gap, than the cheapest
+ * so far (group >= 0: of those with the group). */
+static double cheaper_s(const struct market *market, int32_t group, int32_t subcluster)
 {
     const double allowed = 1 - market->problem->max_gap_frac;
-    int32_t cheapest = find_cheapest(market, group);
-    for (int32_t at = 0; at < market->num_subclusters; at++) {
-        const int32_t i = market->order[at];
+    const int32_t cheapest = find_cheapest(market, group);
+    return cheapest < 0 ? (double)INFINITY
+                        : seconds_of(market, subcluster,
+                                     allowed * cost_of(market, cheapest,
+                                                       market->known[cheapest].step_time_s));
+}
+
+static enum hlm_status scan_for_cheapest(struct market *market, struct hlm_err *err)
+{
+    for (market->num_done = 0; market->num_done < market->num_subclusters; market->num_done++) {
+        const int32_t i = market->order[market->num_done];
+        HLM_TRY(search_subcluster(market, i, cheaper_s(market, -1, i), err));
+    }
+    return HLM_OK;
+}
+
+/* The subcluster with the group whose search was cut off and may hold the cheapest of these, the
+ * most promising of them; -1: there is none. */
+static int32_t find_promising(const struct market *market, int32_t group)
+{
+    int32_t best = -1;
+    for (int32_t i = 0; i < market->num_subclusters; i++) {
         const struct hlm_plan_subcluster *known = &market->known[i];
-        market->num_done = at;
-        if (group >= 0 &&
-            (known->num_nodes[group] == 0 || known->outcome != HLM_SUBCLUSTER_BEATEN)) {
-            continue;
+        if (known->num_nodes[group] > 0 && known->outcome == HLM_SUBCLUSTER_BEATEN &&
+            known->lower_bound_s < cheaper_s(market, group, i) &&
+            (best < 0 || cost_of(market, i, known->lower_bound_s) <
+                             cost_of(market, best, market->known[best].lower_bound_s))) {
+            best = i;
         }
-        const double cutoff_s =
-            cheapest < 0 ? (double)INFINITY
-                         : seconds_of(market, i,
-                                      allowed * cost_of(market, cheapest,
-                                                        market->known[cheapest].step_time_s));
-        if (known->lower_bound_s < cutoff_s) {
-            HLM_TRY(search_subcluster(market, i, cutoff_s, err));
-            cheapest = find_cheapest(market, group);
-        }
+    }
+    return best;
+}
+
+static enum hlm_status scan_for_group(struct market *market, int32_t group, struct hlm_err *err)
+{
+    for (int32_t i = find_promising(market, group); i >= 0; i = find_promising(market, group)) {
+        HLM_TRY(search_subcluster(market, i, cheaper_s(market, group, i), err));
     }
     return HLM_OK;
 }
@@ -230,7 +249,7 @@ static enum hlm_status scan_for_kept(struct market *market, struct hlm_err *err)
         before = cheapest;
         for (int32_t g = 0; g < market->problem->cluster->num_groups; g++) {
             if (market->subclusters[cheapest].num_nodes[g] == 0) {
-                HLM_TRY(scan_for_cheapest(market, g, err));
+                HLM_TRY(scan_for_group(market, g, err));
             }
         }
     }
@@ -258,7 +277,7 @@ hlm_front_cheapest(struct hlm_arena *arena, const struct hlm_search_problem *pro
     struct market market = {
         .arena = arena, .problem = problem, .progress = progress, .progress_context = context};
     HLM_TRY(open_market(&market, err));
-    HLM_TRY(scan_for_cheapest(&market, -1, err));
+    HLM_TRY(scan_for_cheapest(&market, err));
     if (find_cheapest(&market, -1) < 0) {
         return explain_none(&market, err);
     }
