@@ -133,14 +133,16 @@ struct audit {
     struct hlm_pricer_cache *cache; /* for ranked columns */
     double goal_s;
     const struct hlm_verify_way *way; /* of the strategies at hand; NULL on one device group */
-    struct hlm_verify_report *report;
+    struct hlm_verify_report *report; /* NULL: columns that a family's floor bounds are not counted,
+                                         nor are the others */
     struct hlm_err *err;
 };
 
 static enum hlm_status count_verdict(struct audit *audit, const struct hlm_strategy *strategy,
                                      enum hlm_verdict verdict, double step_s)
 {
-    struct hlm_verify_report *report = audit->report;
+    struct hlm_verify_report uncounted = {0};
+    struct hlm_verify_report *report = audit->report == NULL ? &uncounted : audit->report;
     report->num_columns++;
     switch (verdict) {
     case HLM_VERDICT_CLOSED_FORM:
@@ -363,6 +365,9 @@ static enum hlm_status audit_family(struct audit *audit, struct hlm_strategy fam
         hlm_arena_rewind(audit->arena, mark);
     }
     const bool is_bounded = floor_s >= audit->goal_s;
+    if (is_bounded && audit->report == NULL) {
+        return HLM_OK;
+    }
     const bool one_chunk = audit->way != NULL && audit->way->num_groups > 1;
     const int32_t most_vpp = one_chunk ? 1 : (audit->plan->model.num_layers + 2) / family.pp;
     for (int32_t schedule = 0; schedule < HLM_NUM_SCHEDULES; schedule++) {
