@@ -120,7 +120,15 @@ static void a_group_that_does_not_pay_is_left_out(void **state)
     assert_true(offer->gap_frac <= 0.01 + 1e-9);
     int32_t num_beaten = 0;
     for (int32_t i = 0; i < offer->num_subclusters; i++) {
-        num_beaten += offer->subclusters[i].outcome == HLM_SUBCLUSTER_BEATEN ? 1 : 0;
+        const struct hlm_plan_subcluster *some = &offer->subclusters[i];
+        num_beaten += some->outcome == HLM_SUBCLUSTER_BEATEN ? 1 : 0;
+        /* What costs twice as much is not in doubt, what is the plan is; the rest is not planned.
+         */
+        const bool is_own = some->step_time_s == scene.cheapest->prediction.step_time_s;
+        assert_true(!is_own || hlm_plan_may_be_cheaper(some, scene.cheapest));
+        assert_true(some->num_nodes[1] == 0 || !hlm_plan_may_be_cheaper(some, scene.cheapest));
+        assert_true(some->outcome != HLM_SUBCLUSTER_BEATEN ||
+                    !hlm_plan_may_be_cheaper(some, scene.cheapest));
     }
     assert_true(num_beaten >= 3);
     /* It is not named where no runners-up are wanted. */
