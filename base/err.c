@@ -18,8 +18,10 @@ static void mark_cut(struct hlm_err *err, int wanted)
 enum hlm_status hlm_fail_v(struct hlm_err *err, enum hlm_status status, const char *format,
                            va_list args)
 {
-    err->status = status;
-    mark_cut(err, vsnprintf(err->text, sizeof err->text, format, args));
+    if (err != NULL) {
+        err->status = status;
+        mark_cut(err, vsnprintf(err->text, sizeof err->text, format, args));
+    }
     return status;
 }
 

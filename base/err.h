@@ -35,7 +35,8 @@ struct hlm_err {
 };
 
 /* Writes the message (without a final newline) and returns `status`, so that a caller can
- * `return hlm_fail(err, HLM_INPUT, "%s: expected ..., found ...", path)`. err may not be NULL. */
+ * `return hlm_fail(err, HLM_INPUT, "%s: expected ..., found ...", path)`. err NULL: who asks wants
+ * the status alone, and no message is made (functions that take NULL say so). */
 enum hlm_status hlm_fail(struct hlm_err *err, enum hlm_status status, const char *format, ...)
     HLM_PRINTF(3, 4);
 enum hlm_status hlm_fail_v(struct hlm_err *err, enum hlm_status status, const char *format,

@@ -51,10 +51,12 @@ static void search_one(const struct problem *row)
     const double search_s = cpu_s() - start_s;
     const struct hlm_plan_certificate *certificate = plan->certificate;
     const struct hlm_strategy *best = &plan->strategy;
-    printf("%-14s %-20s %9lld %8lld %6lld %6lld %9.3f %8.3f %8.4f  dp=%d tp=%d pp=%d cp=%d vpp=%d "
+    printf("%-14s %-20s %9lld %8lld %8lld %6lld %7lld %6lld %9.3f %8.3f %8.4f  dp=%d tp=%d pp=%d "
+           "cp=%d vpp=%d "
            "ep=%d mbs=%lld sp=%d zero=%d %s\n",
            row->model, row->cluster, (long long)certificate->num_columns,
-           (long long)certificate->num_infeasible, (long long)certificate->num_ilps,
+           (long long)certificate->num_infeasible, (long long)certificate->num_bounds,
+           (long long)certificate->num_ilps, (long long)certificate->num_nodes,
            (long long)certificate->num_simulated, search_s, 100.0 * certificate->gap_frac,
            plan->prediction.step_time_s, best->dp, best->tp, best->pp, best->cp, best->vpp,
            best->ep, (long long)best->microbatch_size, best->sp, best->zero,
@@ -64,8 +66,8 @@ static void search_one(const struct problem *row)
 
 int main(int argc, char **argv)
 {
-    printf("%-14s %-20s %9s %8s %6s %6s %9s %8s %8s  %s\n", "model", "cluster", "columns",
-           "misfits", "ILPs", "sims", "CPU s", "gap %", "step s", "best");
+    printf("%-14s %-20s %9s %8s %8s %6s %7s %6s %9s %8s %8s  %s\n", "model", "cluster", "columns",
+           "misfits", "bounds", "ILPs", "nodes", "sims", "CPU s", "gap %", "step s", "best");
     for (size_t i = 0; i < sizeof(problems) / sizeof(problems[0]); i++) {
         if (argc < 2 || strcmp(argv[1], problems[i].model) == 0) {
             search_one(&problems[i]);

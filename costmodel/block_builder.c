@@ -112,20 +112,28 @@ int32_t hlm_builder_weight(struct hlm_builder *builder, const char *name, int64_
     return add_param(builder, name, param);
 }
 
-int32_t hlm_builder_sliced(struct hlm_builder *builder, const char *name, int64_t global_rows,
-                           int64_t cols, const struct hlm_param_slice *slices, int32_t num_slices)
+int32_t hlm_builder_repeated(struct hlm_builder *builder, const char *name, int64_t global_rows,
+                             int64_t cols, const struct hlm_param_slice *slices, int32_t num_slices,
+                             int32_t num_repeats, int64_t repeat_rows)
 {
     struct hlm_param param = {
         .cols = cols,
         .global_rows = global_rows,
         .global_cols = cols,
         .num_slices = num_slices,
+        .repeat_rows = repeat_rows,
     };
     for (int32_t i = 0; i < num_slices; i++) {
         param.slices[i] = slices[i];
-        param.rows += slices[i].num_rows;
+        param.rows += num_repeats * slices[i].num_rows;
     }
     return add_param(builder, name, param);
+}
+
+int32_t hlm_builder_sliced(struct hlm_builder *builder, const char *name, int64_t global_rows,
+                           int64_t cols, const struct hlm_param_slice *slices, int32_t num_slices)
+{
+    return hlm_builder_repeated(builder, name, global_rows, cols, slices, num_slices, 1, 0);
 }
 
 int32_t hlm_builder_shared(struct hlm_builder *builder, const char *name, int64_t rows,

@@ -101,6 +101,10 @@ int32_t hlm_builder_weight(struct hlm_builder *builder, const char *name, int64_
 /* The same with given row slices of the global parameter (query, key and value heads). */
 int32_t hlm_builder_sliced(struct hlm_builder *builder, const char *name, int64_t global_rows,
                            int64_t cols, const struct hlm_param_slice *slices, int32_t num_slices);
+/* And with these slices num_repeats times, each repeat_rows further on (experts). */
+int32_t hlm_builder_repeated(struct hlm_builder *builder, const char *name, int64_t global_rows,
+                             int64_t cols, const struct hlm_param_slice *slices, int32_t num_slices,
+                             int32_t num_repeats, int64_t repeat_rows);
 /* Values and gradient of a table that another block of this rank owns (tensors with param -1). */
 int32_t hlm_builder_shared(struct hlm_builder *builder, const char *name, int64_t rows,
                            int64_t cols);

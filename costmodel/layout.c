@@ -167,6 +167,20 @@ static int64_t span_start(const struct hlm_strategy *strategy, const struct span
     return hlm_layout_rank(strategy, coords);
 }
 
+bool hlm_layout_group_is_mutual(const struct hlm_strategy *strategy, enum hlm_group group)
+{
+    const int32_t last = strategy->pp - 1;
+    const int32_t step = group == HLM_GROUP_PP || last == 0 ? 1 : last;
+    const int32_t tp = hlm_strategy_at(strategy, 0).tp;
+    const bool takes_parts = group == HLM_GROUP_PP || group == HLM_GROUP_EMBEDDING;
+    for (int32_t pp = 0; takes_parts && pp <= last; pp += step) {
+        if (hlm_strategy_at(strategy, pp).tp != tp) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void hlm_layout_group(const struct hlm_strategy *strategy, enum hlm_group group, int32_t rank,
                       int32_t *members, int32_t *out_position)
 {

@@ -40,6 +40,11 @@ int32_t hlm_layout_group_size(const struct hlm_strategy *strategy, enum hlm_grou
 void hlm_layout_group(const struct hlm_strategy *strategy, enum hlm_group group, int32_t rank,
                       int32_t *members, int32_t *out_position);
 
+/* Whether all members of a group see the same one. Where tp differs between pipeline ranks, PP does
+ * not: a rank of few shares its part with several of many; nor does EMBEDDING, where it differs
+ * between the ends. These are good for prices, but nobody can meet in them. */
+bool hlm_layout_group_is_mutual(const struct hlm_strategy *strategy, enum hlm_group group);
+
 /* How a group of ranks of one pipeline stage lies on the nodes of its device group, which decides
  * what a collective costs. A node is what the intra-node link joins (hlm_device_group_domain).
  *   num_nodes        nodes of the group of this stage that spans most

@@ -128,16 +128,6 @@ struct feature {
     bool (*present)(const struct hlm_model *model, const struct hlm_strategy *strategy);
 };
 
-static bool tp_differs(const struct hlm_strategy *strategy)
-{
-    for (int32_t pp = 0; pp < strategy->pp; pp++) {
-        if (hlm_strategy_at(strategy, pp).tp != strategy->tp) {
-            return true;
-        }
-    }
-    return false;
-}
-
 #define FEATURE(function, condition)                                                               \
     static bool function(const struct hlm_model *model, const struct hlm_strategy *strategy)       \
     {                                                                                              \
@@ -169,11 +159,9 @@ FEATURE(has_window, model->attention_window > 0 && model->attention_window < str
 FEATURE(has_mtp, model->mtp_layers > 0)
 FEATURE(has_copied_kv, model->num_kv_heads % strategy->tp != 0)
 FEATURE(has_other_expert_dtype, model->moe.num_experts > 0 && strategy->dtype != HLM_DTYPE_FP32)
-FEATURE(has_etp, model->moe.num_experts > 0 && strategy->etp > 1)
 FEATURE(has_zero_part, strategy->zero > 0 && strategy->zero_group < strategy->dp)
 FEATURE(has_offload, strategy->offload != HLM_OFFLOAD_NONE)
 FEATURE(has_foreign_lowering, strategy->lowering != HLM_LOWERING_HLMPLAN)
-FEATURE(has_other_tp, tp_differs(strategy))
 FEATURE(has_other_dtype, strategy->dtype != HLM_DTYPE_FP32 && strategy->dtype != HLM_DTYPE_BF16)
 FEATURE(has_other_grad_dtype, strategy->grad_dtype != HLM_DTYPE_FP32)
 FEATURE(has_other_master,
@@ -200,7 +188,6 @@ static const struct feature not_run[] = {
     {"context parallelism (cp > 1) in a dtype other than fp32", has_half_cp},
     {"causal context parallelism where 2 * cp does not divide seq_len", has_odd_context},
     {"mixture of experts in a dtype other than fp32", has_other_expert_dtype},
-    {"expert tensor parallelism (etp > 1)", has_etp},
     {"multi-head latent attention", has_latent},
     {"norm of queries and keys (qk_norm)", has_qk_norm},
     {"sliding attention window", has_window},
@@ -209,7 +196,6 @@ static const struct feature not_run[] = {
     {"states shared by a part of dp (zero_group < dp)", has_zero_part},
     {"a lowering set other than hlmplan", has_foreign_lowering},
     {"offload to the host's memory", has_offload},
-    {"pipeline ranks with different tp", has_other_tp},
     {"a dtype other than fp32 and bf16", has_other_dtype},
     {"gradients in a dtype other than fp32", has_other_grad_dtype},
     {"master copies in a dtype other than fp32", has_other_master},

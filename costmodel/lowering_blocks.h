@@ -83,7 +83,8 @@ int32_t hlm_mlp_backward(struct hlm_builder *builder, const struct hlm_mlp *mlp,
 
 /* Router, experts and shared expert; `forward` returns their sum without the residual. Expert
  * biases are left out. A row per choice goes to the rank of its expert and comes back; the numbers
- * of rows go ahead. Rows at the experts lie by rank that sent them, then expert. */
+ * of rows go ahead. Rows at the experts lie by rank that sent them, then expert; with etp those of
+ * each of its ranks in a part of their own. */
 struct hlm_moe {
     int64_t top_k, sent_rows;  /* a row per choice */
     int64_t room, expert_rows; /* for the rows that come, and for those at the experts (etp) */
@@ -94,6 +95,8 @@ struct hlm_moe {
     struct hlm_mlp shared;
     int32_t x, scores, weights, choice, counts, inputs, hidden, active, outputs, returned;
     int32_t received; /* numbers of rows that came, [ep ranks * num_experts]; without ep: counts */
+    int32_t present;  /* those at the experts, [parts * ep ranks * num_experts] */
+    int32_t parts;    /* etp, where the numbers are exchanged */
 };
 void hlm_moe_init(struct hlm_builder *builder, struct hlm_moe *moe);
 int32_t hlm_moe_forward(struct hlm_builder *builder, struct hlm_moe *moe, int32_t x);

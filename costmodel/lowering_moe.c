@@ -2,20 +2,25 @@
 
 #include "costmodel/lowering_blocks.h"
 
-/* An expert's weight: num_experts of this rank below each other, [rows, cols] each in the whole
- * model, cut by etp along its rows or its columns. */
-static int32_t expert_weight(struct hlm_builder *builder, const char *name, int64_t rows,
-                             int64_t cols, bool by_rows)
+/* The weights of this rank's experts below each other: of each, `branches` times [rows, cols] in
+ * the whole model, cut by etp along the rows of every branch, or along the columns. */
+static int32_t expert_weight(struct hlm_builder *builder, const char *name, int32_t branches,
+                             int64_t rows, int64_t cols, bool by_rows)
 {
     const int64_t all = builder->model->moe.num_experts, etp = builder->strategy->etp;
-    const int64_t local = all / builder->strategy->ep;
+    const int64_t local = all / builder->strategy->ep, each = branches * rows;
     const int64_t etp_rank = etp > 1 ? builder->tp_rank : 0;
-    const int64_t row_ranks = by_rows ? etp : 1;
-    const int64_t num_rows = local * rows / row_ranks;
-    const int64_t place = builder->input->ep_rank * row_ranks + (by_rows ? etp_rank : 0);
-    const struct hlm_param_slice slice = {place * num_rows, num_rows};
+    const int64_t num_rows = by_rows ? rows / etp : rows;
+    struct hlm_param_slice slices[2];
+    HLM_ASSERT(branches <= 2);
+    for (int32_t i = 0; i < branches; i++) {
+        slices[i].global_row =
+            builder->input->ep_rank * local * each + i * rows + (by_rows ? etp_rank * num_rows : 0);
+        slices[i].num_rows = num_rows;
+    }
     const int32_t tensor =
-        hlm_builder_sliced(builder, name, all * rows, by_rows ? cols : cols / etp, &slice, 1);
+        hlm_builder_repeated(builder, name, all * each, by_rows ? cols : cols / etp, slices,
+                             branches, (int32_t)local, each);
     struct hlm_param *param = hlm_builder_param(builder, tensor);
     param->global_cols = cols;
     param->global_col = by_rows ? 0 : etp_rank * (cols / etp);
@@ -49,7 +54,7 @@ void hlm_moe_init(struct hlm_builder *builder, struct hlm_moe *moe)
                                                 "shared.fc2.weight", "shared.fc2.bias"};
     const struct hlm_model *model = builder->model;
     const struct hlm_strategy *strategy = builder->strategy;
-    const int64_t branches = model->activation == HLM_ACTIVATION_SWIGLU ? 2 : 1;
+    const int32_t branches = model->activation == HLM_ACTIVATION_SWIGLU ? 2 : 1;
     moe->top_k = model->moe.top_k;
     moe->num_experts = model->moe.num_experts / strategy->ep;
     moe->ffn_size = model->moe.ffn_size / strategy->etp;
@@ -59,10 +64,10 @@ void hlm_moe_init(struct hlm_builder *builder, struct hlm_moe *moe)
     moe->router = hlm_builder_weight(builder, "router.weight", model->moe.num_experts,
                                      builder->hidden, HLM_WHOLE, 1);
     hlm_builder_set_partial(builder, moe->router);
-    moe->fc1 = expert_weight(builder, "experts.fc1.weight", branches * model->moe.ffn_size,
+    moe->fc1 = expert_weight(builder, "experts.fc1.weight", branches, model->moe.ffn_size,
                              builder->hidden, true);
-    moe->fc2 =
-        expert_weight(builder, "experts.fc2.weight", builder->hidden, model->moe.ffn_size, false);
+    moe->fc2 = expert_weight(builder, "experts.fc2.weight", 1, builder->hidden, model->moe.ffn_size,
+                             false);
     hlm_builder_param(builder, moe->fc2)->init_std /= sqrt(2.0 * model->num_layers);
     moe->has_shared = model->moe.shared_ffn_size > 0;
     if (moe->has_shared) {
@@ -143,7 +148,8 @@ static int32_t collect(struct hlm_builder *builder, const struct hlm_moe *moe, i
     return rows;
 }
 
-/* Each rank learns how many rows its experts will get from each rank. */
+/* Each rank learns how many rows its experts will get from each rank; with etp also those that came
+ * to the other ranks of it. */
 static void exchange_counts(struct hlm_builder *builder, struct hlm_moe *moe)
 {
     const int64_t all = builder->model->moe.num_experts;
@@ -154,6 +160,15 @@ static void exchange_counts(struct hlm_builder *builder, struct hlm_moe *moe)
                                                 HLM_OPERANDS(moe->counts, moe->received, -1, -1));
         set_exchange(op, 1);
         op->dtype = HLM_DTYPE_FP32;
+    }
+    moe->present = moe->received;
+    moe->parts = 1;
+    if (builder->strategy->etp > 1 && builder->traits->exchanges_counts) {
+        moe->parts = builder->strategy->etp;
+        moe->present =
+            hlm_builder_fp32(builder, "present_counts", HLM_TENSOR_ACTIVATION, moe->parts * all, 1);
+        hlm_builder_tp(builder, hlm_builder_forward(builder, HLM_OP_ALL_GATHER, moe->parts * all, 1,
+                                                    HLM_OPERANDS(moe->received, moe->present)));
     }
 }
 
@@ -185,7 +200,8 @@ static void set_counts(const struct hlm_builder *builder, const struct hlm_moe *
                        struct hlm_op *op)
 {
     op->num_experts = moe->num_experts;
-    op->expert_ranks = builder->strategy->ep;
+    op->expert_ranks = moe->parts * builder->strategy->ep;
+    op->expert_parts = moe->parts;
 }
 
 static void grouped(const struct hlm_builder *builder, const struct hlm_moe *moe, struct hlm_op *op,
@@ -212,18 +228,18 @@ static void run_experts(struct hlm_builder *builder, struct hlm_moe *moe)
     moe->hidden = expert_tensor(builder, "expert_fc1", rows, fc1_cols);
     grouped(builder, moe,
             hlm_builder_forward(builder, HLM_OP_GROUPED_GEMM, rows, fc1_cols,
-                                HLM_OPERANDS(moe->inputs, moe->fc1, moe->hidden, moe->received)),
+                                HLM_OPERANDS(moe->inputs, moe->fc1, moe->hidden, moe->present)),
             HLM_GEMM_TN, hidden);
     const int32_t active = hlm_builder_activation(builder, "expert_active", HLM_REMAKE_ACTIVATION,
                                                   rows, moe->ffn_size);
     activates(builder, moe,
               hlm_builder_forward(builder, HLM_OP_EXPERT_ACTIVATION_FWD, rows, moe->ffn_size,
-                                  HLM_OPERANDS(moe->hidden, moe->received, active)));
+                                  HLM_OPERANDS(moe->hidden, moe->present, active)));
     moe->active = active;
     moe->outputs = expert_tensor(builder, "expert_fc2", rows, hidden);
     grouped(builder, moe,
             hlm_builder_forward(builder, HLM_OP_GROUPED_GEMM, rows, hidden,
-                                HLM_OPERANDS(active, moe->fc2, moe->outputs, moe->received)),
+                                HLM_OPERANDS(active, moe->fc2, moe->outputs, moe->present)),
             HLM_GEMM_TN, moe->ffn_size);
 }
 
@@ -266,12 +282,12 @@ static int32_t expert_gemm_backward(struct hlm_builder *builder, const struct hl
     const int32_t dx = expert_tensor(builder, name, rows, in);
     grouped(builder, moe,
             hlm_builder_backward(builder, HLM_OP_GROUPED_GEMM, rows, in,
-                                 HLM_OPERANDS(dy, weight, dx, moe->received), HLM_PART_INPUT_GRAD),
+                                 HLM_OPERANDS(dy, weight, dx, moe->present), HLM_PART_INPUT_GRAD),
             HLM_GEMM_NN, out);
     grouped(
         builder, moe,
         hlm_builder_backward(builder, HLM_OP_GROUPED_GEMM, out, in,
-                             HLM_OPERANDS(dy, x, hlm_builder_grad(builder, weight), moe->received),
+                             HLM_OPERANDS(dy, x, hlm_builder_grad(builder, weight), moe->present),
                              HLM_PART_WEIGHT_GRAD),
         HLM_GEMM_NT, rows);
     return dx;
@@ -287,7 +303,7 @@ static int32_t experts_backward(struct hlm_builder *builder, const struct hlm_mo
     activates(builder, moe,
               hlm_builder_backward(
                   builder, HLM_OP_EXPERT_ACTIVATION_BWD, moe->expert_rows, moe->ffn_size,
-                  HLM_OPERANDS(moe->hidden, moe->received, dactive, dhidden), HLM_PART_INPUT_GRAD));
+                  HLM_OPERANDS(moe->hidden, moe->present, dactive, dhidden), HLM_PART_INPUT_GRAD));
     return expert_gemm_backward(builder, moe, dhidden, moe->inputs, moe->fc1, "dexpert_in");
 }
 

@@ -102,6 +102,26 @@ double hlm_tensor_bytes(const struct hlm_tensor *tensor)
     return (double)tensor->rows * (double)tensor->cols * hlm_dtype_bytes(tensor->dtype);
 }
 
+static int64_t sliced_rows(const struct hlm_param *param)
+{
+    int64_t rows = 0;
+    for (int32_t s = 0; s < param->num_slices; s++) {
+        rows += param->slices[s].num_rows;
+    }
+    return rows;
+}
+
+int64_t hlm_param_global_row(const struct hlm_param *param, int64_t row)
+{
+    HLM_ASSERT(row >= 0 && row < param->rows);
+    const int64_t once = sliced_rows(param), turn = row / once;
+    int32_t s = 0;
+    for (row %= once; row >= param->slices[s].num_rows; s++) {
+        row -= param->slices[s].num_rows;
+    }
+    return turn * param->repeat_rows + param->slices[s].global_row + row;
+}
+
 const char *hlm_param_global_name(struct hlm_arena *arena, enum hlm_block_kind kind, int32_t layer,
                                   const struct hlm_param *param)
 {
@@ -118,7 +138,11 @@ const char *hlm_param_global_name(struct hlm_arena *arena, enum hlm_block_kind k
 int32_t hlm_op_num_operands(enum hlm_op_kind kind)
 {
     HLM_ASSERT((int)kind >= 0 && kind < HLM_NUM_OPS);
-    return (int32_t)strlen(signatures[kind].modes);
+    int32_t num = 0;
+    while (signatures[kind].modes[num] != '\0') { /* few: a call to count them takes longer */
+        num++;
+    }
+    return num;
 }
 
 bool hlm_op_reads(const struct hlm_op *op, int32_t operand)
@@ -441,14 +465,15 @@ static void check_param(const struct hlm_block *block, int32_t index)
     HLM_ASSERT(grad->rows == param->rows && grad->cols == param->cols);
     HLM_ASSERT(param->global_col >= 0 && param->global_col + param->cols <= param->global_cols);
     HLM_ASSERT(param->num_slices >= 1 && param->num_slices <= 3);
-    int64_t rows = 0;
+    const int64_t turns = param->rows / sliced_rows(param);
     for (int32_t s = 0; s < param->num_slices; s++) {
         const struct hlm_param_slice slice = param->slices[s];
+        const int64_t end = slice.global_row + slice.num_rows;
         HLM_ASSERT(slice.num_rows > 0 && slice.global_row >= 0);
-        HLM_ASSERT(slice.global_row + slice.num_rows <= param->global_rows);
-        rows += slice.num_rows;
+        HLM_ASSERT(end + (turns - 1) * param->repeat_rows <= param->global_rows);
     }
-    HLM_ASSERT(rows == param->rows);
+    HLM_ASSERT(turns * sliced_rows(param) == param->rows);
+    HLM_ASSERT(turns == 1 || param->repeat_rows > 0);
     HLM_ASSERT(!param->sum_over_tp || param->replicated);
 }
 

@@ -129,7 +129,8 @@
        [num_experts * k, n] (NN), NT: c is [num_experts * m, n]. counts [expert_ranks *            \
        num_experts, 1]: rows by rank that sent them, then expert, one behind the other in that     \
        order among the m (NT: k) rows that there is room for; what is behind them is not touched.  \
-       EXPERT_ACTIVATION: ACTIVATION without bias of as many of the m rows as counts add up to */  \
+       EXPERT_ACTIVATION: ACTIVATION without bias of as many of the m rows as counts add up to.    \
+       Both: expert_parts equal parts of the rows, each with room for those of as many ranks */    \
     X(ROUTE_FWD, "route_fwd", "<scores >weights >choice >counts")                                  \
     X(ROUTE_BWD, "route_bwd", "<weights <choice <dweights >dscores")                               \
     X(PERMUTE, "permute", "<in <choice [<weights] [<outputs] >out [>dweights]")                    \
@@ -227,6 +228,7 @@ struct hlm_op {
     enum hlm_attention_kernel attention_kernel;
     int64_t first_row, valid_cols;
     int32_t num_experts, expert_ranks;
+    int32_t expert_parts;    /* of the rows at experts; 0: one */
     bool balanced;           /* ROUTE_FWD */
     int64_t num_in, num_out; /* ALL_TO_ALL with counts */
     enum hlm_norm norm;
@@ -265,9 +267,10 @@ struct hlm_tensor {
 
 /* How this rank's [rows, cols] shard lies in the global [global_rows, global_cols] parameter: up to
  * three row slices (q, k, v heads; gate and up) of one column range [global_col, global_col +
- * cols). Initial value of element i (row-major index in the global tensor): init_mean + init_std *
- * normal_i. The vocabulary is padded: global_rows of token, weight and bias of the head count the
- * padding too. The name has no layer index: hlm_param_global_name. */
+ * cols); of experts the same slices of every one, repeat_rows further on each time. Initial value
+ * of element i (row-major index in the global tensor): init_mean + init_std * normal_i. The
+ * vocabulary is padded: global_rows of token, weight and bias of the head count the padding too.
+ * The name has no layer index: hlm_param_global_name. */
 struct hlm_param_slice {
     int64_t global_row, num_rows;
 };
@@ -276,6 +279,7 @@ struct hlm_param {
     int64_t rows, cols, global_rows, global_cols, global_col;
     struct hlm_param_slice slices[3];
     int32_t num_slices;
+    int64_t repeat_rows; /* 0: the slices are all rows */
     double init_mean, init_std;
     bool decay;      /* weight decay applies: weights of matrix products, the tied table excepted */
     bool replicated; /* whole on every tp rank: the gradient norm counts it on tp rank 0 only */
@@ -316,6 +320,9 @@ double hlm_tensor_bytes(const struct hlm_tensor *tensor);
  * "layer.<layer>.<name>", "head.<name>"; "embed.token" for the tied second copy. */
 const char *hlm_param_global_name(struct hlm_arena *arena, enum hlm_block_kind kind, int32_t layer,
                                   const struct hlm_param *param);
+
+/* The row of the global parameter that this rank's row `row` is. */
+int64_t hlm_param_global_row(const struct hlm_param *param, int64_t row);
 
 /* Multiply and add counted as two, matrix products only: GEMM 2 m n k; attention forward 2 (d +
  * d_v) per score and head, backward twice that plus the scores again (2 d) where probabilities are

@@ -15,7 +15,7 @@ bool hlm_shards_apply(const struct hlm_strategy *strategy)
 
 static bool writes_tensor(const struct hlm_op *op, int32_t tensor)
 {
-    for (int32_t i = 0; i < hlm_op_num_operands(op->kind); i++) {
+    for (int32_t i = 0; i < HLM_OP_MAX_OPERANDS; i++) {
         if (op->operands[i] == tensor && hlm_op_writes(op, i)) {
             return true;
         }

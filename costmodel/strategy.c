@@ -137,7 +137,6 @@ struct hlm_strategy hlm_strategy_at(const struct hlm_strategy *strategy, int32_t
         HLM_ASSERT(pp >= 0 && pp < strategy->pp);
         seen.tp = strategy->places[pp].tp;
         seen.etp = strategy->etp == 1 ? 1 : seen.tp;
-        seen.sp = strategy->sp && seen.tp > 1;
     }
     return seen;
 }

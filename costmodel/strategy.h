@@ -142,7 +142,8 @@ int64_t hlm_strategy_world_size(const struct hlm_strategy *strategy);
 /* The form of context parallelism, never AUTO. */
 enum hlm_cp_form hlm_strategy_cp_form(const struct hlm_strategy *strategy);
 
-/* The strategy as the ranks of pipeline rank `pp` see it: tp is theirs (and sp off where it is 1).
+/* The strategy as the ranks of pipeline rank `pp` see it: tp is theirs; where that is 1, sp only
+ * says how the others cut what they exchange with them (costmodel/boundary.h).
  * What a stage costs and runs is a function of this one. */
 struct hlm_strategy hlm_strategy_at(const struct hlm_strategy *strategy, int32_t pp);
 
@@ -151,12 +152,13 @@ struct hlm_strategy hlm_strategy_at(const struct hlm_strategy *strategy, int32_t
  * divide num_heads = 12"). Rules: tp divides num_heads, ffn_size, and num_kv_heads (or is a
  * multiple of it: then kv heads are replicated); pp <= num_layers + 2 (embedding and head are
  * blocks too); vpp within hlm_schedule_chunks; experts with tp > 1 need sp, etp is 1 or tp;
- * sp needs tp > 1 and tp divides microbatch tokens; cp divides seq_len, with ulysses tp * cp
- * divides num_heads and num_kv_heads; ep divides num_experts and dp * cp * tp; batch
- * = dp * microbatch_size * num_microbatches; with places, tp of neighbours divide one another, and
- * tied embeddings need one tp at both ends; zero in 0..3; inputs and activations go to the host
- * only where the backward is not split; seq_len within learned positions; at most 2^30 ranks, 2^32
- * tokens a microbatch and pp * vpp * num_microbatches of 2^22; ... HLM_NO with the reason. */
+ * sp needs tp > 1 on some pipeline rank and tp divides microbatch tokens; cp divides seq_len, with
+ * ulysses tp * cp divides num_heads and num_kv_heads; ep divides num_experts and dp * cp * tp;
+ * batch = dp * microbatch_size * num_microbatches; with places, tp of neighbours (of several chunks
+ * also the last and the first) divide one another, and tied embeddings need one tp at both ends;
+ * zero in 0..3; inputs and activations go to the host only where the backward is not split; seq_len
+ * within learned positions; at most 2^30 ranks, 2^32 tokens a microbatch and pp * vpp *
+ * num_microbatches of 2^22; ... HLM_NO with the reason; err may be NULL. */
 HLM_MUST_CHECK enum hlm_status hlm_strategy_check(const struct hlm_strategy *strategy,
                                                   const struct hlm_model *model,
                                                   struct hlm_err *err);

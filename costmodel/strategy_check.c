@@ -37,6 +37,9 @@ static enum hlm_status must_divide(struct count divisor, struct count total, str
     if (total.value % divisor.value == 0) {
         return HLM_OK;
     }
+    if (err == NULL) {
+        return HLM_NO;
+    }
     char nearest[80];
     nearest_divisors(divisor.value, total.value, nearest, sizeof nearest);
     return hlm_fail(err, HLM_NO, "%s = %lld does not divide %s = %lld%s", divisor.name,
@@ -150,6 +153,17 @@ static enum hlm_status check_cp(const struct hlm_strategy *strategy, const struc
     return must_divide(ranks, (struct count){"num_kv_heads", model->num_kv_heads}, err);
 }
 
+/* The largest of all pipeline ranks. */
+static int32_t largest_tp(const struct hlm_strategy *strategy)
+{
+    int32_t largest = strategy->tp;
+    for (int32_t pp = 0; strategy->places != NULL && pp < strategy->pp; pp++) {
+        const int32_t tp = strategy->places[pp].tp;
+        largest = tp > largest ? tp : largest;
+    }
+    return largest;
+}
+
 static enum hlm_status check_sp(const struct hlm_strategy *strategy, const struct hlm_model *model,
                                 struct hlm_err *err)
 {
@@ -157,7 +171,7 @@ static enum hlm_status check_sp(const struct hlm_strategy *strategy, const struc
     if (!strategy->sp) {
         return HLM_OK;
     }
-    if (strategy->tp == 1) {
+    if (largest_tp(strategy) == 1) {
         return hlm_fail(err, HLM_NO, "sp needs tp > 1, found tp = 1");
     }
     const int64_t tokens = strategy->microbatch_size * strategy->seq_len / strategy->cp;
@@ -191,13 +205,15 @@ static enum hlm_status check_places(const struct hlm_strategy *strategy,
                                     const struct hlm_model *model, struct hlm_err *err)
 {
     const struct hlm_rank_place *places = strategy->places;
-    for (int32_t pp = 0; places != NULL && pp + 1 < strategy->pp; pp++) {
-        const int32_t a = places[pp].tp, b = places[pp + 1].tp;
+    const bool goes_round = strategy->vpp > 1 && hlm_schedule_chunks(strategy->schedule).max > 2;
+    const int32_t num_boundaries = strategy->pp - (goes_round ? 0 : 1);
+    for (int32_t pp = 0; places != NULL && pp < num_boundaries; pp++) {
+        const int32_t next = (pp + 1) % strategy->pp, a = places[pp].tp, b = places[next].tp;
         if (a % b != 0 && b % a != 0) {
             return hlm_fail(err, HLM_NO,
                             "tp = %d of stage %d and tp = %d of stage %d: one must divide the "
                             "other",
-                            a, pp, b, pp + 1);
+                            a, pp, b, next);
         }
     }
     if (places != NULL && model->tied_embeddings && places[0].tp != places[strategy->pp - 1].tp) {

@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "base/file.h"
-#include "base/opt.h"
 #include "exec/backend_choice.h"
 #include "exec/bootstrap/bootstrap_join.h"
 #include "exec/comm/comm_emulate.h"
@@ -13,160 +12,17 @@
 #include "exec/cuda_loader.h"
 #include "exec/machine.h"
 #include "exec/profiler/profiler.h"
+#include "exec/profiler/profiler_join.h"
 #include "exec/profiler/profiler_link_queue.h"
 #include "exec/rank.h"
-
-static const char *const emulate_delay_texts[] = {
-#define X(name, text) text,
-    HLM_EMULATE_DELAY_MAP(X)
-#undef X
-        NULL};
-
-static const char *const graphs_texts[] = {"auto", "off", NULL};
-
-struct rank_options {
-    const char *plan, *data, *output, *profile, *products;
-    int backend, transport, emulate_delay, routing, graphs;
-    int64_t steps, warmup, seed, ranks, emulate_rank;
-    bool virtual_time, quick, count_gpus;
-    double timeout_s;
-};
-
-#define AT(member) .offset = offsetof(struct rank_options, member)
-static const struct hlm_opt options_table[] = {
-    {.name = "plan", .type = HLM_OPT_STRING, AT(plan), .arg = "FILE", .help = "the plan to run"},
-    {.name = "profile",
-     .type = HLM_OPT_STRING,
-     AT(profile),
-     .arg = "DIR",
-     .help = "measure this machine and write its profile there"},
-    {.name = "quick", .type = HLM_OPT_FLAG, AT(quick), .help = "profile in less time"},
-    {.name = "ranks",
-     .type = HLM_OPT_INT64,
-     AT(ranks),
-     .def = "1",
-     .arg = "N",
-     .min = 1,
-     .max = 4096,
-     .help = "ranks of a profile (a plan says its own)"},
-    {.name = "backend",
-     .type = HLM_OPT_ENUM,
-     AT(backend),
-     .def = "auto",
-     .arg = "NAME",
-     .enums = hlm_backend_choice_texts,
-     .help = "where operators run"},
-    {.name = "transport",
-     .type = HLM_OPT_ENUM,
-     AT(transport),
-     .def = "auto",
-     .arg = "NAME",
-     .enums = hlm_transport_texts,
-     .help = "how ranks talk; auto: as threads of this process, or where a launcher has started "
-             "one of them, over NCCL or MPI"},
-    {.name = "products",
-     .type = HLM_OPT_STRING,
-     AT(products),
-     .arg = "FILE",
-     .help = "algorithms for products that a profile has kept"},
-    {.name = "graphs",
-     .type = HLM_OPT_ENUM,
-     AT(graphs),
-     .def = "auto",
-     .arg = "WHEN",
-     .enums = graphs_texts,
-     .help = "passes as graphs: where the backend has them, or never"},
-    {.name = "data",
-     .type = HLM_OPT_STRING,
-     AT(data),
-     .arg = "FILE",
-     .help = "text to train on, read as bytes; synthetic tokens when absent"},
-    {.name = "steps",
-     .type = HLM_OPT_INT64,
-     AT(steps),
-     .def = "10",
-     .arg = "N",
-     .min = 1,
-     .max = 1e6,
-     .help = "training steps, warm-up included"},
-    {.name = "warmup",
-     .type = HLM_OPT_INT64,
-     AT(warmup),
-     .def = "2",
-     .arg = "N",
-     .min = 0,
-     .max = 1e6,
-     .help = "first steps that do not count"},
-    {.name = "seed",
-     .type = HLM_OPT_INT64,
-     AT(seed),
-     .def = "1234",
-     .arg = "N",
-     .min = 0,
-     .max = 9e15,
-     .help = "of parameters and data"},
-    {.name = "virtual-time",
-     .type = HLM_OPT_FLAG,
-     AT(virtual_time),
-     .help = "measure by CPU time, as if every rank had a core"},
-    {.name = "routing",
-     .type = HLM_OPT_ENUM,
-     AT(routing),
-     .def = "topk",
-     .arg = "HOW",
-     .enums = hlm_routing_texts + HLM_ROUTING_TOPK,
-     .help = "how rows come to experts: by their scores, or in turn whatever these say"},
-    {.name = "emulate-rank",
-     .type = HLM_OPT_INT64,
-     AT(emulate_rank),
-     .def = "-1",
-     .arg = "R",
-     .min = -1,
-     .max = INT32_MAX,
-     .help = "run this rank of the plan alone, its peers made up"},
-    {.name = "emulate-delay",
-     .type = HLM_OPT_ENUM,
-     AT(emulate_delay),
-     .def = "predicted",
-     .arg = "DELAY",
-     .enums = emulate_delay_texts,
-     .help = "whether an emulated rank waits as long as the plan predicts"},
-    {.name = "timeout",
-     .type = HLM_OPT_DOUBLE,
-     AT(timeout_s),
-     .def = "60",
-     .arg = "SECONDS",
-     .min = 0.1,
-     .max = 1e6,
-     .help = "longest wait for a peer without progress"},
-    {.name = "output",
-     .letter = 'o',
-     .type = HLM_OPT_STRING,
-     AT(output),
-     .arg = "FILE",
-     .help = "where rank 0 writes the measurement"},
-    {.name = "count-gpus",
-     .type = HLM_OPT_FLAG,
-     AT(count_gpus),
-     .help = "print how many GPUs there are to compute on, and end"},
-    {0}};
-
-static const struct hlm_command command = {
-    .name = "",
-    .summary = "executes the ranks of a plan",
-    .description =
-        "Executes the ranks of a plan that `hlmplan plan` made, or measures the machine. "
-        "Usually started by `hlmplan run` or `hlmplan profile`.",
-    .example = "mpirun -np 4 hlmplan-rank --transport mpi --plan plan.json -o measured.json",
-    .opts = options_table,
-    .options_size = sizeof(struct rank_options)};
+#include "exec/rank_options.h"
 
 enum { MAX_COLLECTIVE_BYTES = 64 << 20 };
 
 /* --- one rank --- */
 
 struct job {
-    const struct rank_options *options;
+    const struct hlm_rank_options *options;
     const struct hlm_plan *plan; /* NULL: profile */
     const struct hlm_strategy *strategy;
     enum hlm_transport transport;
@@ -195,13 +51,13 @@ static int32_t place_of(const struct job *job, const struct hlm_comm *comm)
 }
 
 /* CPU time does not pass while a rank waits, so virtual time needs no waiting. */
-static enum hlm_emulate_delay delay_of(const struct rank_options *options)
+static enum hlm_emulate_delay delay_of(const struct hlm_rank_options *options)
 {
     return options->virtual_time ? HLM_EMULATE_NONE
                                  : (enum hlm_emulate_delay)options->emulate_delay;
 }
 
-static enum hlm_routing routing_of(const struct rank_options *options)
+static enum hlm_routing routing_of(const struct hlm_rank_options *options)
 {
     return (enum hlm_routing)(HLM_ROUTING_TOPK + options->routing);
 }
@@ -216,7 +72,7 @@ static enum hlm_record_emulation emulation_of(const struct job *job)
 static struct hlm_rank_config rank_config(const struct job *job,
                                           const struct hlm_chosen_backend *chosen)
 {
-    const struct rank_options *options = job->options;
+    const struct hlm_rank_options *options = job->options;
     return (struct hlm_rank_config){
         .plan = job->plan,
         .data_path = options->data,
@@ -225,6 +81,7 @@ static struct hlm_rank_config rank_config(const struct job *job,
         .num_warmup_steps = (int32_t)options->warmup,
         .optimizer = hlm_optimizer_default,
         .virtual_time = options->virtual_time,
+        .measured_messages = options->virtual_time && options->messages != 0,
         .routing = routing_of(options),
         .without_graphs = options->graphs != 0,
         .timeout_s = options->timeout_s,
@@ -273,6 +130,30 @@ static enum hlm_status use_products(struct hlm_arena *arena, const struct job *j
     return HLM_OK;
 }
 
+/* As the device says on which the plan has this rank; a profile, as the user says. */
+static int32_t repeats_of(const struct job *job, const struct hlm_comm *comm)
+{
+    return job->plan != NULL ? hlm_plan_rank_device(job->plan, comm->rank)->repeat_operators
+                             : (int32_t)job->options->repeat_operators;
+}
+
+static enum hlm_status repeat_operators(const struct job *job, const struct hlm_comm *comm,
+                                        const struct hlm_chosen_backend *chosen,
+                                        struct hlm_err *err)
+{
+    const int32_t times = repeats_of(job, comm);
+    if (times > 1 && chosen->cuda != NULL) {
+        return hlm_fail(err, HLM_ENV,
+                        "rank %d: its device repeats every operator %d times, which --backend cpu "
+                        "alone can do",
+                        comm->rank, times);
+    }
+    if (times > 1) {
+        hlm_backend_cpu_repeat(chosen->backend, times);
+    }
+    return HLM_OK;
+}
+
 static enum hlm_status run_rank(struct hlm_arena *arena, const struct job *job,
                                 struct hlm_comm *comm, struct hlm_heartbeat *heartbeat,
                                 const struct hlm_chosen_backend *chosen, struct hlm_err *err)
@@ -281,8 +162,16 @@ static enum hlm_status run_rank(struct hlm_arena *arena, const struct job *job,
         tell(heartbeat, "running on the CPU: ", chosen->why_not_cuda);
         tell(heartbeat, "", job->warning);
     }
+    if (job->options->join != NULL) {
+        const struct hlm_profiler_join_config config = {.directory = job->options->profile,
+                                                        .parts = job->options->join,
+                                                        .quick = job->options->quick};
+        return hlm_profiler_join_run(arena, &config, comm, heartbeat, err);
+    }
+    HLM_TRY(repeat_operators(job, comm, chosen, err));
     if (job->plan == NULL) {
         const struct hlm_profiler_config config = {.directory = job->options->profile,
+                                                   .repeat_operators = repeats_of(job, comm),
                                                    .quick = job->options->quick,
                                                    .cuda = chosen->cuda,
                                                    .cuda_device = chosen->cuda_device,
@@ -346,7 +235,7 @@ static void *thread_main(void *argument)
 
 /* --- all ranks of this process --- */
 
-static struct hlm_comm_config comm_config(const struct rank_options *options,
+static struct hlm_comm_config comm_config(const struct hlm_rank_options *options,
                                           const struct hlm_strategy *strategy)
 {
     return (struct hlm_comm_config){
@@ -398,23 +287,25 @@ static enum hlm_status run_alone(struct hlm_arena *arena, const struct job *job,
 }
 
 /* What must be the same in all processes, as their users have typed it. */
-static const char *settings_text(struct hlm_arena *arena, const struct rank_options *options)
+static const char *settings_text(struct hlm_arena *arena, const struct hlm_rank_options *options)
 {
     return hlm_arena_printf(
         arena,
         "%lld steps, %lld of them warm-up, seed %lld, --backend %s, "
-        "--transport %s, --routing %s%s%s",
+        "--transport %s, --routing %s%s%s%s%s",
         (long long)options->steps, (long long)options->warmup, (long long)options->seed,
         hlm_backend_choice_texts[options->backend], hlm_transport_texts[options->transport],
         hlm_routing_texts[routing_of(options)], options->virtual_time ? ", virtual time" : "",
-        options->quick ? ", a quick profile" : "");
+        options->messages != 0 ? ", measured messages" : "",
+        options->quick ? ", a quick profile" : "",
+        options->join != NULL ? ", links between groups" : "");
 }
 
 static enum hlm_status join(struct hlm_arena *arena, const struct job *job,
                             const struct hlm_strategy *strategy, const struct hlm_rank_env *env,
                             struct hlm_joined *out, struct hlm_err *err)
 {
-    const struct rank_options *options = job->options;
+    const struct hlm_rank_options *options = job->options;
     const struct hlm_join_config config = {.plan = job->plan,
                                            .strategy = strategy,
                                            .settings = settings_text(arena, options),
@@ -486,7 +377,7 @@ static enum hlm_status warn_of_nodes(struct hlm_arena *arena, struct job *job,
 /* GPUs of this machine that the ranks may compute on; where there are none, each rank finds out
  * why.
  */
-static int32_t num_gpus(const struct rank_options *options)
+static int32_t num_gpus(const struct hlm_rank_options *options)
 {
     const struct hlm_cuda_loader as_usual = {0};
     struct hlm_cuda cuda;
@@ -497,7 +388,7 @@ static int32_t num_gpus(const struct rank_options *options)
 }
 
 /* Each GPU has a rank, so a machine has as many ranks as GPUs. */
-static struct hlm_strategy profile_strategy(const struct rank_options *options)
+static struct hlm_strategy profile_strategy(const struct hlm_rank_options *options)
 {
     const int32_t ranks = (int32_t)options->ranks, gpus = num_gpus(options);
     return hlm_profiler_world(ranks, gpus > 0 && gpus < ranks ? gpus : ranks);
@@ -525,21 +416,6 @@ static enum hlm_status run_here(struct hlm_arena *arena, struct job *job,
     return run_threads(arena, job, strategy, err);
 }
 
-static enum hlm_status check_options(const struct rank_options *options, struct hlm_err *err)
-{
-    if ((options->plan == NULL) == (options->profile == NULL)) {
-        return hlm_fail(err, HLM_USAGE, "expected either --plan FILE or --profile DIR");
-    }
-    if (options->emulate_rank >= 0 && options->plan == NULL) {
-        return hlm_fail(err, HLM_USAGE, "--emulate-rank needs --plan FILE");
-    }
-    if (options->warmup >= options->steps) {
-        return hlm_fail(err, HLM_USAGE, "--warmup %lld leaves none of %lld steps to measure",
-                        (long long)options->warmup, (long long)options->steps);
-    }
-    return HLM_OK;
-}
-
 static enum hlm_status count_gpus(struct hlm_err *err)
 {
     const struct hlm_cuda_loader as_usual = {0};
@@ -549,13 +425,13 @@ static enum hlm_status count_gpus(struct hlm_err *err)
     return HLM_OK;
 }
 
-static enum hlm_status run(struct hlm_arena *arena, const struct rank_options *options,
+static enum hlm_status run(struct hlm_arena *arena, const struct hlm_rank_options *options,
                            struct hlm_err *err)
 {
     if (options->count_gpus) {
         return count_gpus(err);
     }
-    HLM_TRY(check_options(options, err));
+    HLM_TRY(hlm_rank_options_check(options, err));
     struct job job = {.options = options, .transport = (enum hlm_transport)options->transport};
     struct hlm_strategy strategy = {0};
     if (options->plan != NULL) {
@@ -577,12 +453,12 @@ int main(int argc, char **argv)
 {
     struct hlm_arena *arena = hlm_arena_new();
     struct hlm_err err = {0};
-    struct rank_options options;
+    struct hlm_rank_options options;
     bool help = false;
-    enum hlm_status status = hlm_opt_parse(arena, &command, argc - 1, (const char *const *)argv + 1,
-                                           &options, &help, &err);
+    enum hlm_status status = hlm_opt_parse(arena, &hlm_rank_command, argc - 1,
+                                           (const char *const *)argv + 1, &options, &help, &err);
     if (status == HLM_OK && help) {
-        hlm_opt_help(stdout, "hlmplan-rank", &command);
+        hlm_opt_help(stdout, "hlmplan-rank", &hlm_rank_command);
     } else if (status == HLM_OK) {
         status = run(arena, &options, &err);
     }

@@ -11,7 +11,7 @@ static double proved_bound_s(const struct hlm_ilp_result *result, double unit_s)
 enum hlm_ilp_outcome hlm_partition_glpk(struct hlm_arena *scratch, struct hlm_pattern_set *set,
                                         const struct hlm_bound_windows *windows, double low_s,
                                         int32_t max_nodes, struct hlm_partition *out,
-                                        double *out_least_s)
+                                        double *out_least_s, int32_t *out_nodes)
 {
     const struct hlm_arena_mark mark = hlm_arena_mark(scratch);
     const double unit_s = low_s / 1000.0;
@@ -25,6 +25,7 @@ enum hlm_ilp_outcome hlm_partition_glpk(struct hlm_arena *scratch, struct hlm_pa
         result = hlm_ilp_solve(scratch, &ilp, max_nodes, values);
     }
     *out_least_s = low_s;
+    *out_nodes = result.num_nodes;
     if (result.outcome == HLM_ILP_NO_BETTER) {
         *out_least_s = windows->cutoff_s;
     } else if (isfinite(result.bound)) {

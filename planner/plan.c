@@ -116,11 +116,34 @@ static enum hlm_status check_rank_map(struct hlm_arena *arena, const struct hlm_
     return HLM_OK;
 }
 
+/* As a whole, and with places as each pipeline rank sees it. */
+static enum hlm_status check_views(const struct hlm_plan *plan, struct hlm_err *err)
+{
+    HLM_TRY(hlm_strategy_check(&plan->strategy, &plan->model, err));
+    for (int32_t pp = 0; plan->strategy.places != NULL && pp < plan->strategy.pp; pp++) {
+        const struct hlm_strategy at = hlm_strategy_at(&plan->strategy, pp);
+        HLM_TRY(hlm_strategy_check(&at, &plan->model, err));
+    }
+    return HLM_OK;
+}
+
+const struct hlm_device *hlm_plan_rank_device(const struct hlm_plan *plan, int32_t rank)
+{
+    int64_t device = plan->rank_map[rank];
+    const struct hlm_device_group *group = plan->cluster.groups;
+    while (device >= (int64_t)group->num_nodes * group->devices_per_node) {
+        device -= (int64_t)group->num_nodes * group->devices_per_node;
+        group++;
+        HLM_ASSERT(group < plan->cluster.groups + plan->cluster.num_groups);
+    }
+    return &group->device;
+}
+
 /* The strategy, as far as it is known: with places also those. */
 static enum hlm_status check_strategy(const struct hlm_plan *plan, const char *where,
                                       struct hlm_err *err)
 {
-    if (hlm_strategy_check(&plan->strategy, &plan->model, err) != HLM_OK) {
+    if (check_views(plan, err) != HLM_OK) {
         hlm_err_prefix(err, "%s: $.strategy", where);
         err->status = HLM_INPUT;
         return HLM_INPUT;

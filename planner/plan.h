@@ -103,6 +103,8 @@ struct hlm_plan_certificate {
     bool all_groups;                   /* only those that use all device groups */
     double lower_bound_s, gap_frac, max_gap_frac;
     int64_t num_columns, num_pruned_by_bound, num_infeasible, num_ilps, num_simulated;
+    int64_t num_bounds; /* computed, of families and of columns, before any ILP */
+    int64_t num_nodes;  /* of branch and bound, in all ILPs */
     struct hlm_plan_master master;
     const struct hlm_plan_offer *offer; /* of a plan that was chosen by price: plan_offer.h */
 };
@@ -223,6 +225,9 @@ const struct hlm_rank_place *hlm_plan_copy_places(struct hlm_arena *arena,
 struct hlm_plan_runner_up hlm_plan_as_runner_up(struct hlm_arena *arena,
                                                 const struct hlm_plan *other,
                                                 const struct hlm_plan *plan);
+
+/* The device on which a rank runs. */
+const struct hlm_device *hlm_plan_rank_device(const struct hlm_plan *plan, int32_t rank);
 
 /* How many device groups the stages are on. */
 int32_t hlm_plan_num_groups(const struct hlm_plan_stage *stages, int32_t num_stages);

@@ -269,6 +269,12 @@ const struct hlm_json_table hlm_search_require_table = {
         .name = #member, .type = HLM_JSON_INT64, CERTIFICATE(member), .flags = HLM_FIELD_REQUIRED, \
         .min = 0, .max = 9e15, .doc = text                                                         \
     }
+/* That plans of older versions do not have. */
+#define CERTIFICATE_TALLY(member, text)                                                            \
+    {                                                                                              \
+        .name = #member, .type = HLM_JSON_INT64, CERTIFICATE(member), .min = 0, .max = 9e15,       \
+        .doc = text                                                                                \
+    }
 static const struct hlm_json_field certificate_fields[] = {
     {.name = "require",
      .type = HLM_JSON_OBJECT,
@@ -307,6 +313,9 @@ static const struct hlm_json_field certificate_fields[] = {
     CERTIFICATE_COUNT(num_infeasible, "of these, fit in no partition"),
     CERTIFICATE_COUNT(num_ilps, "partition ILPs solved"),
     CERTIFICATE_COUNT(num_simulated, "plans simulated"),
+    CERTIFICATE_TALLY(num_bounds,
+                      "bounds computed before any ILP, of families of strategies and of one"),
+    CERTIFICATE_TALLY(num_nodes, "nodes of branch and bound, in all ILPs"),
     {.name = "master",
      .type = HLM_JSON_OBJECT,
      CERTIFICATE(master),

@@ -215,7 +215,8 @@ static double proved_bound_s(const struct hlm_ilp_result *result, double unit_s)
 enum hlm_ilp_outcome hlm_rank_glpk(struct hlm_arena *scratch, struct hlm_rank_set *set,
                                    const struct hlm_rank_caps *caps, double low_s,
                                    int32_t max_nodes, int32_t *minors, int32_t *majors,
-                                   int32_t *firsts, double *out_bound_s, double *out_least_s)
+                                   int32_t *firsts, double *out_bound_s, double *out_least_s,
+                                   int32_t *out_nodes)
 {
     const struct hlm_arena_mark mark = hlm_arena_mark(scratch);
     const double unit_s = low_s / 1000.0;
@@ -229,6 +230,7 @@ enum hlm_ilp_outcome hlm_rank_glpk(struct hlm_arena *scratch, struct hlm_rank_se
         result = hlm_ilp_solve(scratch, &ilp, max_nodes, values);
     }
     *out_least_s = low_s;
+    *out_nodes = result.num_nodes;
     if (result.outcome == HLM_ILP_NO_BETTER) {
         *out_least_s = caps->cutoff_s;
     } else if (isfinite(result.bound)) {

@@ -39,6 +39,7 @@ void hlm_rank_ilp_read(const struct hlm_rank_ilp *placement, const double *value
 enum hlm_ilp_outcome hlm_rank_glpk(struct hlm_arena *scratch, struct hlm_rank_set *set,
                                    const struct hlm_rank_caps *caps, double low_s,
                                    int32_t max_nodes, int32_t *minors, int32_t *majors,
-                                   int32_t *firsts, double *out_bound_s, double *out_least_s);
+                                   int32_t *firsts, double *out_bound_s, double *out_least_s,
+                                   int32_t *out_nodes);
 
 #endif

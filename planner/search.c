@@ -323,12 +323,14 @@ static bool solve_column(struct hlm_search_state *search, const struct hlm_searc
 {
     const struct hlm_arena_mark mark = hlm_arena_mark(search->scratch);
     struct hlm_bound_windows windows;
+    int32_t num_nodes = 0;
     bool found = false;
     if (hlm_bound_narrow(search->scratch, expanded->set, cutoff_s, &windows)) {
         const enum hlm_ilp_outcome outcome =
             hlm_partition_glpk(search->scratch, expanded->set, &windows, expanded->threshold_s,
-                               MAX_COLUMN_NODES, partition, out_least_s);
+                               MAX_COLUMN_NODES, partition, out_least_s, &num_nodes);
         search->certificate.num_ilps++;
+        search->certificate.num_nodes += num_nodes;
         found = outcome == HLM_ILP_PROVED;
         if (outcome == HLM_ILP_INCUMBENT || outcome == HLM_ILP_UNKNOWN) {
             found = hlm_partition_dp(search->scratch, expanded->set, &windows, partition);
@@ -448,6 +450,9 @@ static bool go_on(struct hlm_search_state *search, struct hlm_search_candidate *
 
 static bool advance(struct hlm_search_state *search, struct hlm_search_candidate *candidate)
 {
+    const bool bounds = candidate->level < HLM_LEVEL_THRESHOLD &&
+                        candidate->level != HLM_LEVEL_FAMILY; /* members take that of the family */
+    search->certificate.num_bounds += bounds ? 1 : 0;
     switch (candidate->level) {
     case HLM_LEVEL_UNPRICED:
         return price_family(search, candidate);
@@ -569,6 +574,7 @@ static void init_heap(struct hlm_search_state *search, const struct hlm_column_f
     for (int32_t i = 0; i < num_families; i++) {
         struct hlm_search_candidate candidate = {
             .index = index, .family = &families[i], .level = HLM_LEVEL_UNPRICED};
+        search->certificate.num_bounds++;
         if (hlm_family_floor(search->cache, &families[i].strategy, &candidate.bound_s,
                              &search->refusal) == HLM_OK) {
             heap_push(search, &candidate);

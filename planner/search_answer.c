@@ -94,6 +94,7 @@ static enum hlm_status solve_master(struct hlm_search_state *search, struct hlm_
     const struct hlm_master master = hlm_master_glpk(search->scratch, columns, num_columns,
                                                      least->ilp_s / 1000.0, MAX_MASTER_NODES, ends);
     search->certificate.num_ilps++;
+    search->certificate.num_nodes += master.num_nodes;
     search->certificate.master = (struct hlm_plan_master){.status = proof_of(master.outcome),
                                                           .objective_s = master.objective_s,
                                                           .num_columns = master.num_columns};

@@ -177,6 +177,7 @@ static bool find_loads(struct hlm_search_state *search, struct hlm_search_column
                        double *out_least_s)
 {
     struct hlm_rank_caps caps;
+    int32_t num_nodes = 0;
     const double cutoff_s = hlm_search_limit_s(search) * (1 + 1e-6);
     if (!hlm_rank_narrow(search->scratch, expanded->ranks, cutoff_s, &caps)) {
         return false;
@@ -184,8 +185,9 @@ static bool find_loads(struct hlm_search_state *search, struct hlm_search_column
     const enum hlm_ilp_outcome outcome =
         hlm_rank_glpk(search->scratch, expanded->ranks, &caps, expanded->threshold_s,
                       expanded->num_cuts > 0 ? MAX_CUT_NODES : MAX_RANK_NODES, minors, majors,
-                      firsts, out_bound_s, out_least_s);
+                      firsts, out_bound_s, out_least_s, &num_nodes);
     search->certificate.num_ilps++;
+    search->certificate.num_nodes += num_nodes;
     if (outcome == HLM_ILP_INCUMBENT || outcome == HLM_ILP_UNKNOWN) {
         search->is_least_proved = false;
     }

@@ -2,9 +2,9 @@
 
 #include <math.h>
 
-#include "planner/plan_pricers.h"
 #include "planner/verify_column.h"
 #include "planner/verify_offer.h"
+#include "planner/verify_prices.h"
 #include "planner/verify_ranked.h"
 #include "planner/verify_ways.h"
 
@@ -130,6 +130,7 @@ struct audit {
     const struct hlm_plan *plan;
     const struct hlm_search_require *require;
     struct hlm_arena *arena;
+    struct hlm_verify_prices *prices;
     struct hlm_pricer_cache *cache; /* for ranked columns */
     double goal_s;
     const struct hlm_verify_way *way; /* of the strategies at hand; NULL on one device group */
@@ -176,24 +177,28 @@ static bool agrees(int32_t required, int32_t any, int32_t value)
     return required == any || required == value;
 }
 
-/* A column of a family: ZeRO stage, schedule and chunks. False: it is none. */
-static bool is_column(const struct audit *audit, const struct hlm_strategy *strategy)
+/* Schedule and chunks of a family's columns. False: there are none, in whatever ZeRO stage. */
+static bool may_have_columns(const struct audit *audit, const struct hlm_strategy *strategy)
 {
     const struct hlm_schedule_params params = {.kind = strategy->schedule,
                                                .num_ranks = strategy->pp,
                                                .chunks = strategy->vpp,
                                                .num_microbatches =
                                                    (int32_t)strategy->num_microbatches};
-    struct hlm_err reason;
-    return (strategy->zero == 0 || strategy->dp * (int64_t)strategy->cp > 1) &&
-           (strategy->pp > 1 || strategy->schedule == HLM_SCHEDULE_1F1B) &&
+    return (strategy->pp > 1 || strategy->schedule == HLM_SCHEDULE_1F1B) &&
            (audit->way == NULL || audit->way->num_groups == 1 ||
             hlm_schedule_chunks(strategy->schedule).max == 1) &&
-           agrees(audit->require->zero, -1, strategy->zero) &&
            agrees(audit->require->schedule, -1, (int32_t)strategy->schedule) &&
            agrees(audit->require->vpp, 0, strategy->vpp) &&
-           hlm_strategy_check(strategy, &audit->plan->model, &reason) == HLM_OK &&
-           hlm_schedule_check_params(&params, &reason) == HLM_OK &&
+           hlm_schedule_check_params(&params, NULL) == HLM_OK;
+}
+
+/* One of these, by its ZeRO stage. */
+static bool is_column(const struct audit *audit, const struct hlm_strategy *strategy)
+{
+    return (strategy->zero == 0 || strategy->dp * (int64_t)strategy->cp > 1) &&
+           agrees(audit->require->zero, -1, strategy->zero) &&
+           hlm_strategy_check(strategy, &audit->plan->model, NULL) == HLM_OK &&
            (!audit->plan->certificate->runnable_only ||
             hlm_lowering_refusal(&audit->plan->model, strategy) == NULL);
 }
@@ -315,8 +320,7 @@ static enum hlm_status audit_column(struct audit *audit, const struct hlm_strate
     enum hlm_verdict verdict = HLM_VERDICT_CLOSED_FORM;
     if (!is_bounded && strategy->schedule <= HLM_SCHEDULE_1F1B) {
         const struct hlm_pricer *const *pricers = NULL;
-        HLM_TRY(hlm_plan_pricers_new(audit->arena, &audit->plan->model, &audit->plan->cluster,
-                                     strategy, &pricers, audit->err));
+        HLM_TRY(hlm_verify_prices_get(audit->prices, audit->arena, strategy, &pricers, audit->err));
         verdict =
             hlm_verify_column(strategy, pricers, audit->require->recompute, audit->goal_s, &step_s);
     } else if (!is_bounded) {
@@ -343,6 +347,38 @@ static enum hlm_status audit_orders(struct audit *audit, struct hlm_strategy str
     return HLM_OK;
 }
 
+/* In every ZeRO stage. */
+static enum hlm_status audit_sharings(struct audit *audit, struct hlm_strategy strategy,
+                                      bool is_bounded)
+{
+    if (!may_have_columns(audit, &strategy)) {
+        return HLM_OK;
+    }
+    for (int32_t zero = 0; zero < 4; zero++) {
+        strategy.zero = zero;
+        strategy.zero_group = 0;
+        hlm_strategy_complete(&strategy);
+        HLM_TRY(audit_orders(audit, strategy, is_bounded));
+    }
+    return HLM_OK;
+}
+
+/* By every schedule with every number of chunks. */
+static enum hlm_status audit_schedules(struct audit *audit, struct hlm_strategy strategy,
+                                       bool is_bounded)
+{
+    const int32_t most_vpp = (audit->plan->model.num_layers + 2) / strategy.pp;
+    for (int32_t schedule = 0; schedule < HLM_NUM_SCHEDULES; schedule++) {
+        strategy.schedule = (enum hlm_schedule_kind)schedule;
+        const struct hlm_schedule_chunks chunks = hlm_schedule_chunks(strategy.schedule);
+        for (int32_t vpp = chunks.min; vpp <= chunks.max && vpp <= most_vpp; vpp++) {
+            strategy.vpp = vpp;
+            HLM_TRY(audit_sharings(audit, strategy, is_bounded));
+        }
+    }
+    return HLM_OK;
+}
+
 static enum hlm_status audit_family(struct audit *audit, struct hlm_strategy family)
 {
     const struct hlm_arena_mark mark = hlm_arena_mark(audit->arena);
@@ -351,13 +387,13 @@ static enum hlm_status audit_family(struct audit *audit, struct hlm_strategy fam
     double floor_s = 0.0;
     family.schedule = HLM_SCHEDULE_1F1B;
     hlm_strategy_complete(&family);
-    if (hlm_strategy_check(&family, &audit->plan->model, &reason) != HLM_OK ||
+    if (hlm_strategy_check(&family, &audit->plan->model, NULL) != HLM_OK ||
         hlm_family_floor(audit->cache, &family, &floor_s, &reason) != HLM_OK) {
         return HLM_OK;
     }
     if (floor_s < audit->goal_s) {
-        if (hlm_plan_pricers_new(audit->arena, &audit->plan->model, &audit->plan->cluster, &family,
-                                 &pricers, &reason) != HLM_OK) {
+        if (hlm_verify_prices_get(audit->prices, audit->arena, &family, &pricers, &reason) !=
+            HLM_OK) {
             hlm_arena_rewind(audit->arena, mark);
             return HLM_OK;
         }
@@ -365,23 +401,8 @@ static enum hlm_status audit_family(struct audit *audit, struct hlm_strategy fam
         hlm_arena_rewind(audit->arena, mark);
     }
     const bool is_bounded = floor_s >= audit->goal_s;
-    if (is_bounded && audit->report == NULL) {
-        return HLM_OK;
-    }
-    const bool one_chunk = audit->way != NULL && audit->way->num_groups > 1;
-    const int32_t most_vpp = one_chunk ? 1 : (audit->plan->model.num_layers + 2) / family.pp;
-    for (int32_t schedule = 0; schedule < HLM_NUM_SCHEDULES; schedule++) {
-        for (int32_t choice = 0; choice < 4 * most_vpp; choice++) {
-            struct hlm_strategy strategy = family;
-            strategy.zero = choice % 4;
-            strategy.vpp = choice / 4 + 1;
-            strategy.zero_group = 0;
-            strategy.schedule = (enum hlm_schedule_kind)schedule;
-            hlm_strategy_complete(&strategy);
-            HLM_TRY(audit_orders(audit, strategy, is_bounded));
-        }
-    }
-    return HLM_OK;
+    return is_bounded && audit->report == NULL ? HLM_OK
+                                               : audit_schedules(audit, family, is_bounded);
 }
 
 static enum hlm_status audit_experts(struct audit *audit, struct hlm_strategy family)
@@ -507,6 +528,7 @@ enum hlm_status hlm_verify_bound(struct hlm_arena *arena, const struct hlm_plan 
                                                .require = certificate->require};
     struct hlm_arena *kept = hlm_arena_new(); /* the audit rewinds its own */
     audit.cache = hlm_pricer_cache_new(kept, &problem);
+    audit.prices = hlm_verify_prices_new(kept, &plan->model, &plan->cluster);
     const enum hlm_status status =
         plan->cluster.num_groups > 1 ? audit_ways(&audit) : audit_columns(&audit);
     hlm_arena_free(kept);

@@ -69,12 +69,13 @@ static bool loads_are_bounded(struct hlm_arena *scratch, struct judging *judging
     struct hlm_rank_caps caps;
     for (int round = 0; round < MAX_ROUNDS; round++) {
         double bound_s = 0.0, least_s = 0.0;
+        int32_t num_nodes = 0;
         if (!hlm_rank_narrow(scratch, set, judging->goal_s, &caps)) {
             return true;
         }
         const enum hlm_ilp_outcome outcome =
             hlm_rank_glpk(scratch, set, &caps, 0.5 * judging->goal_s, MAX_NODES, minors, majors,
-                          firsts, &bound_s, &least_s);
+                          firsts, &bound_s, &least_s, &num_nodes);
         if (outcome == HLM_ILP_NO_BETTER || least_s >= judging->goal_s) {
             return true;
         }

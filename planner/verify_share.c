@@ -1,6 +1,7 @@
 #include "planner/verify_share.h"
 
 #include <math.h>
+#include <string.h>
 
 static const struct hlm_block_cost *layer_cost(const struct hlm_verifier *v, int32_t stage,
                                                int32_t layer, int32_t mode)
@@ -11,6 +12,11 @@ static const struct hlm_block_cost *layer_cost(const struct hlm_verifier *v, int
 static bool mode_allowed(const struct hlm_verifier *v, int32_t mode)
 {
     return v->recompute < 0 || v->recompute == mode;
+}
+
+static double smaller(double a, double b) /* fmin takes a call, for the sake of numbers not there */
+{
+    return a < b ? a : b;
 }
 
 static double block_seconds(const struct hlm_verifier *v, int32_t stage, enum hlm_block_kind kind)
@@ -34,12 +40,26 @@ static void add_layer_sums(const struct hlm_verifier *v, int32_t stage, int32_t 
     forward_s[layer + 1] = INFINITY;
     for (int32_t mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
         const struct hlm_block_cost *cost = layer_cost(v, stage, layer, mode);
-        forward_s[layer + 1] = fmin(forward_s[layer + 1], forward_s[layer] + cost->forward.seconds);
+        forward_s[layer + 1] =
+            smaller(forward_s[layer + 1], forward_s[layer] + cost->forward.seconds);
         if (mode_allowed(v, mode)) {
-            own_s = fmin(own_s, cost->forward.seconds + cost->backward.seconds);
+            own_s = smaller(own_s, cost->forward.seconds + cost->backward.seconds);
         }
     }
     least_s[layer + 1] = least_s[layer] + own_s;
+}
+
+/* forward_s: of the stage in front, and then of this one. */
+static void sum_layers(const struct hlm_verifier *v, int32_t stage, double *forward_s)
+{
+    if (stage > 0 && v->pricers[stage] == v->pricers[stage - 1]) {
+        memcpy(&v->least_s[row_of(v, stage)], &v->least_s[row_of(v, stage - 1)],
+               ((size_t)v->num_layers + 1) * sizeof(double));
+        return;
+    }
+    for (int32_t layer = 0; layer < v->num_layers; layer++) {
+        add_layer_sums(v, stage, layer, forward_s);
+    }
 }
 
 /* What stage + 1 stages with `end` layers take, from what those in front of the last take. All
@@ -51,19 +71,20 @@ static void add_front(const struct hlm_verifier *v, int32_t stage, const double 
     const double *before_forward_s = &v->front_forward_s[row_of(v, stage)];
     double *front_s = &v->front_s[row_of(v, stage + 1)];
     double *front_forward_s = &v->front_forward_s[row_of(v, stage + 1)];
+    const double *least_s = &v->least_s[row_of(v, stage)];
     for (int32_t end = 0; end <= v->num_layers; end++) {
-        front_s[end] = alike ? hlm_verifier_least_s(v, stage, 0, end) : (double)INFINITY;
-        front_forward_s[end] = alike ? forward_s[end] : (double)INFINITY;
+        double whole_s = alike ? least_s[end] : (double)INFINITY;
+        double down_s = alike ? forward_s[end] : (double)INFINITY;
         for (int32_t begin = end; !alike && begin >= 0; begin--) {
-            const double own_s = hlm_verifier_least_s(v, stage, begin, end);
+            const double own_s = least_s[end] - least_s[begin];
             if (v->num_microbatches * own_s >= v->goal_s) {
                 break;
             }
-            front_s[end] = fmin(front_s[end], before_s[begin] + own_s);
-            front_forward_s[end] =
-                fmin(front_forward_s[end],
-                     before_forward_s[begin] + (forward_s[end] - forward_s[begin]));
+            whole_s = smaller(whole_s, before_s[begin] + own_s);
+            down_s = smaller(down_s, before_forward_s[begin] + (forward_s[end] - forward_s[begin]));
         }
+        front_s[end] = whole_s;
+        front_forward_s[end] = down_s;
     }
 }
 
@@ -80,9 +101,7 @@ static void prepare_layers(struct hlm_verifier *v)
     }
     for (int32_t s = 0; s < v->num_stages; s++) {
         alike = alike && v->pricers[s] == v->pricers[0];
-        for (int32_t layer = 0; layer < v->num_layers; layer++) {
-            add_layer_sums(v, s, layer, forward_s);
-        }
+        sum_layers(v, s, forward_s);
         add_front(v, s, forward_s, alike);
     }
     v->one_kind = true;

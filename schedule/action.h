@@ -113,7 +113,7 @@ HLM_MUST_CHECK enum hlm_status hlm_schedule_build_with(struct hlm_arena *arena,
                                                        const struct hlm_schedule **out,
                                                        struct hlm_err *err);
 
-/* Whether it would be built, without building it; HLM_NO with the rule. */
+/* Whether it would be built, without building it; HLM_NO with the rule; err may be NULL. */
 HLM_MUST_CHECK enum hlm_status hlm_schedule_check_params(const struct hlm_schedule_params *params,
                                                          struct hlm_err *err);
 

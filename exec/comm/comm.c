@@ -18,9 +18,10 @@ enum hlm_status hlm_comm_groups_init(struct hlm_comm_groups *out,
                                      const struct hlm_strategy *strategy, int32_t rank,
                                      struct hlm_err *err)
 {
+    const struct hlm_strategy at = hlm_strategy_at(strategy, hlm_layout_coords(strategy, rank).pp);
     size_t total = 0;
     for (int kind = 0; kind < HLM_NUM_GROUPS; kind++) {
-        total += (size_t)hlm_layout_group_size(strategy, (enum hlm_group)kind);
+        total += (size_t)hlm_layout_group_size(&at, (enum hlm_group)kind);
     }
     int32_t *storage = calloc(total, sizeof *storage);
     if (storage == NULL) {
@@ -30,11 +31,11 @@ enum hlm_status hlm_comm_groups_init(struct hlm_comm_groups *out,
     for (int kind = 0; kind < HLM_NUM_GROUPS; kind++) {
         struct hlm_comm_group *group = &out->of[kind];
         group->kind = (enum hlm_group)kind;
-        group->size = hlm_layout_group_size(strategy, group->kind);
+        group->size = hlm_layout_group_size(&at, group->kind);
         group->members = storage;
         storage += group->size;
         hlm_layout_group(strategy, group->kind, rank, group->members, &group->position);
-        if (group->position < 0) {
+        if (group->position < 0 || !hlm_layout_group_is_mutual(strategy, group->kind)) {
             group->size = 1;
             group->position = 0;
             group->members[0] = rank;

@@ -10,7 +10,7 @@
 enum { HLM_RING_MIN_BYTES = 16384 };
 
 /* The rank's group of one kind: world ranks in ring order. Size 1 also where the rank is in no such
- * group (middle stages and EMBEDDING). */
+ * group (middle stages and EMBEDDING), and where nobody is (hlm_layout_group_is_mutual). */
 struct hlm_comm_group {
     enum hlm_group kind;
     int32_t size, position;

@@ -264,10 +264,10 @@ static void queue_use_queue(struct hlm_comm *comm, struct hlm_queue *queue)
 static enum hlm_status queue_check(struct hlm_comm *comm, struct hlm_err *err)
 {
     struct hlm_queue_shared *shared = of(comm)->shared;
-    pthread_mutex_lock(&shared->lock);
-    const int32_t by = shared->aborted_by;
-    pthread_mutex_unlock(&shared->lock);
-    return by == HLM_QUEUE_NOBODY
+    pthread_mutex_lock(&shared->crew.lock);
+    const int32_t by = shared->crew.aborted_by;
+    pthread_mutex_unlock(&shared->crew.lock);
+    return by == HLM_CREW_NOBODY
                ? HLM_OK
                : hlm_fail(err, HLM_FAILED, "rank %" PRId32 ": rank %" PRId32 " has ended the run",
                           comm->rank, by);
@@ -275,28 +275,21 @@ static enum hlm_status queue_check(struct hlm_comm *comm, struct hlm_err *err)
 
 static void queue_abort(struct hlm_comm *comm)
 {
-    struct hlm_queue_shared *shared = of(comm)->shared;
-    pthread_mutex_lock(&shared->lock);
-    if (shared->aborted_by == HLM_QUEUE_NOBODY) {
-        shared->aborted_by = comm->rank;
-    }
-    hlm_queue_wake_all(shared);
-    pthread_mutex_unlock(&shared->lock);
+    hlm_crew_abort(&of(comm)->shared->crew, comm->rank);
 }
 
-static void shared_free(struct hlm_queue_shared *shared)
+static void shared_free(struct hlm_crew *crew)
 {
-    for (int32_t i = 0; shared->members != NULL && i < shared->world_size; i++) {
-        pthread_cond_destroy(&shared->members[i].wake);
-    }
-    for (int32_t i = 0; shared->cells != NULL && i < HLM_NUM_GROUPS * shared->world_size; i++) {
+    struct hlm_queue_shared *shared = (struct hlm_queue_shared *)crew;
+    for (int32_t i = 0; shared->cells != NULL && i < HLM_NUM_GROUPS * shared->crew.world_size;
+         i++) {
         free(shared->cells[i].arrived);
         free(shared->cells[i].shows);
     }
     if (shared->members != NULL) {
         hlm_queue_requests_free(shared);
     }
-    pthread_mutex_destroy(&shared->lock);
+    hlm_crew_release(crew);
     free(shared->members);
     free(shared->cells);
     free(shared);
@@ -304,7 +297,7 @@ static void shared_free(struct hlm_queue_shared *shared)
 
 static void free_events(struct hlm_queue_comm *self)
 {
-    const struct timespec deadline = hlm_queue_deadline(self->shared->timeout_s);
+    const struct timespec deadline = hlm_crew_deadline(self->shared->crew.timeout_s);
     for (int kind = 0; kind < HLM_NUM_GROUPS; kind++) {
         for (int half = 0; half < 2; half++) {
             struct hlm_event *event = self->events[kind][half];
@@ -319,20 +312,19 @@ static void queue_release(struct hlm_comm *comm)
 {
     struct hlm_queue_comm *self = of(comm);
     struct hlm_queue_shared *shared = self->shared;
-    pthread_mutex_lock(&shared->lock);
-    shared->members[comm->rank].left = true;
-    hlm_queue_wake_all(shared);
-    pthread_mutex_unlock(&shared->lock);
+    pthread_mutex_lock(&shared->crew.lock);
+    hlm_crew_leave(&shared->crew, comm->rank);
+    pthread_mutex_unlock(&shared->crew.lock);
     if (self->backend != NULL) {
         free_scratch(self);
         hlm_queue_messages_release(self);
         free_events(self);
     }
-    pthread_mutex_lock(&shared->lock);
-    const bool last = --shared->num_open == 0;
-    pthread_mutex_unlock(&shared->lock);
+    pthread_mutex_lock(&shared->crew.lock);
+    const bool last = --shared->crew.num_open == 0;
+    pthread_mutex_unlock(&shared->crew.lock);
     if (last) {
-        shared_free(shared);
+        shared_free(&shared->crew);
     }
     hlm_comm_groups_release(&self->groups);
     free(self);
@@ -366,22 +358,12 @@ static struct hlm_queue_shared *shared_new(const struct hlm_comm_config *config,
     if (shared == NULL) {
         return NULL;
     }
-    shared->world_size = world_size;
-    shared->aborted_by = HLM_QUEUE_NOBODY;
-    shared->timeout_s = config->timeout_s;
+    const bool ready = hlm_crew_init(&shared->crew, world_size, config->timeout_s);
     shared->chunk_bytes = chunk_bytes(config->max_bytes);
-    pthread_mutex_init(&shared->lock, NULL);
     shared->members = calloc((size_t)world_size, sizeof *shared->members);
     shared->cells = calloc((size_t)HLM_NUM_GROUPS * (size_t)world_size, sizeof *shared->cells);
-    pthread_condattr_t clock;
-    pthread_condattr_init(&clock);
-    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
-    for (int32_t i = 0; shared->members != NULL && i < world_size; i++) {
-        pthread_cond_init(&shared->members[i].wake, &clock);
-    }
-    pthread_condattr_destroy(&clock);
-    if (shared->members == NULL || shared->cells == NULL) {
-        shared_free(shared);
+    if (!ready || shared->members == NULL || shared->cells == NULL) {
+        shared_free(&shared->crew);
         return NULL;
     }
     return shared;
@@ -396,7 +378,7 @@ static bool make_cells(struct hlm_queue_shared *shared, const struct hlm_comm_gr
         if (group->size == 1 || group->members[0] != rank) {
             continue;
         }
-        struct hlm_queue_cell *cell = &shared->cells[kind * shared->world_size + rank];
+        struct hlm_queue_cell *cell = &shared->cells[kind * shared->crew.world_size + rank];
         cell->size = group->size;
         cell->arrived = calloc((size_t)group->size, sizeof *cell->arrived);
         cell->shows = calloc(2 * (size_t)group->size, sizeof *cell->shows);
@@ -407,15 +389,15 @@ static bool make_cells(struct hlm_queue_shared *shared, const struct hlm_comm_gr
     return true;
 }
 
-static enum hlm_status rank_new(const struct hlm_comm_config *config,
-                                struct hlm_queue_shared *shared, int32_t rank,
-                                struct hlm_comm **out, struct hlm_err *err)
+static enum hlm_status rank_new(const struct hlm_comm_config *config, struct hlm_crew *crew,
+                                int32_t rank, struct hlm_comm **out, struct hlm_err *err)
 {
+    struct hlm_queue_shared *shared = (struct hlm_queue_shared *)crew;
     struct hlm_queue_comm *self = calloc(1, sizeof *self);
     if (self == NULL) {
         return hlm_fail(err, HLM_FAILED, "out of memory for rank %" PRId32, rank);
     }
-    self->base = (struct hlm_comm){&queue_ops, rank, shared->world_size};
+    self->base = (struct hlm_comm){&queue_ops, rank, shared->crew.world_size};
     self->shared = shared;
     enum hlm_status status = hlm_comm_groups_init(&self->groups, config->strategy, rank, err);
     if (status == HLM_OK && !make_cells(shared, &self->groups, rank)) {
@@ -426,7 +408,7 @@ static enum hlm_status rank_new(const struct hlm_comm_config *config,
         free(self);
         return status;
     }
-    shared->num_open++;
+    shared->crew.num_open++;
     *out = &self->base;
     return HLM_OK;
 }
@@ -439,19 +421,7 @@ enum hlm_status hlm_comm_queue_new(const struct hlm_comm_config *config, struct 
     if (shared == NULL) {
         return hlm_fail(err, HLM_FAILED, "out of memory for %" PRId32 " ranks", world_size);
     }
-    for (int32_t rank = 0; rank < world_size; rank++) {
-        const enum hlm_status status = rank_new(config, shared, rank, &out[rank], err);
-        if (status != HLM_OK) {
-            if (rank == 0) {
-                shared_free(shared);
-            }
-            for (int32_t i = 0; i < rank; i++) {
-                queue_release(out[i]);
-            }
-            return status;
-        }
-    }
-    return HLM_OK;
+    return hlm_crew_make(config, &shared->crew, rank_new, shared_free, out, err);
 }
 
 enum hlm_status hlm_comm_queue_use_backend(struct hlm_comm *comm, struct hlm_backend *backend,

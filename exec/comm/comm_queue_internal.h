@@ -5,13 +5,11 @@
 #ifndef HLM_EXEC_COMM_QUEUE_INTERNAL_H
 #define HLM_EXEC_COMM_QUEUE_INTERNAL_H
 
-#include <pthread.h>
-#include <time.h>
-
 #include "exec/comm/comm_internal.h"
 #include "exec/comm/comm_queue.h"
+#include "exec/comm/crew.h"
 
-enum { HLM_QUEUE_NOBODY = -1, HLM_QUEUE_MAX_QUEUES = 16 };
+enum { HLM_QUEUE_MAX_QUEUES = 16 };
 
 /* What a member calls; all members of a meeting must agree. */
 struct hlm_queue_call {
@@ -43,8 +41,6 @@ struct hlm_queue_cell {
 
 /* A rank as the others see it. */
 struct hlm_queue_member {
-    pthread_cond_t wake; /* the rank sleeps on it, nobody else */
-    bool left;
     const char *waits_in;      /* NULL: it does not wait */
     enum hlm_group waits_over; /* NONE: for a message */
     struct hlm_request
@@ -53,9 +49,7 @@ struct hlm_queue_member {
 };
 
 struct hlm_queue_shared {
-    pthread_mutex_t lock;
-    int32_t world_size, num_open, aborted_by;
-    double timeout_s;
+    struct hlm_crew crew;
     int64_t chunk_bytes;
     struct hlm_queue_member *members; /* [world_size]; posted: by receiver */
     struct hlm_queue_cell *cells; /* [HLM_NUM_GROUPS][world_size], by the group's first member */
@@ -80,14 +74,7 @@ struct hlm_queue_comm {
 
 /* --- waiting; for the lock's holder --- */
 
-struct timespec hlm_queue_deadline(double seconds);
-bool hlm_queue_passed(const struct timespec *deadline);
-/* Sleeps until another rank wakes this one; false after the deadline. */
-bool hlm_queue_sleep(struct hlm_queue_comm *self, const struct timespec *deadline);
-void hlm_queue_wake_all(struct hlm_queue_shared *shared);
-/* HLM_FAILED when a wait for `peer` would be in vain. what: "a message from", "the arrival of". */
-HLM_MUST_CHECK enum hlm_status hlm_queue_check_peer(const struct hlm_queue_comm *self, int32_t peer,
-                                                    const char *what, struct hlm_err *err);
+/* Also says what the peer waits for. */
 enum hlm_status hlm_queue_fail_late(const struct hlm_queue_comm *self, int32_t peer,
                                     const char *what, struct hlm_err *err);
 

@@ -1,5 +1,4 @@
 /* Meetings of a group's members on the host, and waiting in general. */
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -8,66 +7,11 @@
 
 /* --- waiting --- */
 
-struct timespec hlm_queue_deadline(double seconds)
-{
-    struct timespec at;
-    clock_gettime(CLOCK_MONOTONIC, &at);
-    const double whole = (double)(int64_t)seconds;
-    at.tv_sec += (time_t)whole;
-    at.tv_nsec += (long)((seconds - whole) * 1e9);
-    if (at.tv_nsec >= 1000000000) {
-        at.tv_sec++;
-        at.tv_nsec -= 1000000000;
-    }
-    return at;
-}
-
-bool hlm_queue_passed(const struct timespec *deadline)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec > deadline->tv_sec ||
-           (now.tv_sec == deadline->tv_sec && now.tv_nsec >= deadline->tv_nsec);
-}
-
-bool hlm_queue_sleep(struct hlm_queue_comm *self, const struct timespec *deadline)
-{
-    struct hlm_queue_shared *shared = self->shared;
-    return pthread_cond_timedwait(&shared->members[self->base.rank].wake, &shared->lock,
-                                  deadline) != ETIMEDOUT;
-}
-
-void hlm_queue_wake_all(struct hlm_queue_shared *shared)
-{
-    for (int32_t i = 0; i < shared->world_size; i++) {
-        pthread_cond_signal(&shared->members[i].wake);
-    }
-}
-
-enum hlm_status hlm_queue_check_peer(const struct hlm_queue_comm *self, int32_t peer,
-                                     const char *what, struct hlm_err *err)
-{
-    const struct hlm_queue_shared *shared = self->shared;
-    if (shared->aborted_by != HLM_QUEUE_NOBODY) {
-        return hlm_fail(err, HLM_FAILED,
-                        "rank %" PRId32 " waits for %s rank %" PRId32 ", but rank %" PRId32
-                        " has ended the run",
-                        self->base.rank, what, peer, shared->aborted_by);
-    }
-    if (shared->members[peer].left) {
-        return hlm_fail(err, HLM_FAILED,
-                        "rank %" PRId32 " waits for %s rank %" PRId32 ", which has left",
-                        self->base.rank, what, peer);
-    }
-    return HLM_OK;
-}
-
 enum hlm_status hlm_queue_fail_late(const struct hlm_queue_comm *self, int32_t peer,
                                     const char *what, struct hlm_err *err)
 {
     const struct hlm_queue_member *other = &self->shared->members[peer];
-    (void)hlm_fail(err, HLM_FAILED, "rank %" PRId32 " has waited %g s for %s rank %" PRId32,
-                   self->base.rank, self->shared->timeout_s, what, peer);
+    (void)hlm_crew_fail_late(&self->shared->crew, self->base.rank, peer, what, err);
     if (other->waits_in != NULL) {
         const size_t length = strlen(err->text);
         const bool messages = other->waits_over == HLM_GROUP_NONE;
@@ -85,7 +29,7 @@ bool hlm_queue_settle(const struct hlm_queue_comm *self, struct hlm_event *event
     struct hlm_err ignored;
     bool done = false;
     while (self->backend->ops->event_done(event, &done, &ignored) == HLM_OK && !done) {
-        if (hlm_queue_passed(deadline)) {
+        if (hlm_crew_passed(deadline)) {
             return false;
         }
         nanosleep(&pause, NULL);
@@ -99,7 +43,7 @@ static struct hlm_queue_cell *cell_of(const struct hlm_queue_comm *self,
                                       const struct hlm_comm_group *group)
 {
     const struct hlm_queue_shared *shared = self->shared;
-    return &shared->cells[(int32_t)group->kind * shared->world_size + group->members[0]];
+    return &shared->cells[(int32_t)group->kind * shared->crew.world_size + group->members[0]];
 }
 
 /* The first that gives up is remembered. */
@@ -109,7 +53,7 @@ static void break_cell(struct hlm_queue_comm *self, struct hlm_queue_cell *cell)
         cell->broken = true;
         cell->broken_by = self->base.rank;
     }
-    hlm_queue_wake_all(self->shared);
+    hlm_crew_wake_all(&self->shared->crew);
 }
 
 static struct hlm_queue_show *shows_in(const struct hlm_queue_cell *cell, uint64_t generation)
@@ -175,7 +119,8 @@ static enum hlm_status check_cell(struct hlm_queue_comm *self, const struct hlm_
         return hlm_fail(err, HLM_FAILED, "%s", cell->clash);
     }
     const int32_t missing = group->members[first_missing(cell, generation)];
-    HLM_TRY(hlm_queue_check_peer(self, missing, "the arrival of", err));
+    HLM_TRY(
+        hlm_crew_check_peer(&self->shared->crew, self->base.rank, missing, "the arrival of", err));
     return cell->broken
                ? hlm_fail(err, HLM_FAILED, "rank %" PRId32 ": rank %" PRId32 " has given up before",
                           self->base.rank, cell->broken_by)
@@ -186,7 +131,7 @@ static enum hlm_status await_all(struct hlm_queue_comm *self, const struct hlm_c
                                  struct hlm_queue_cell *cell, uint64_t generation,
                                  struct hlm_err *err)
 {
-    const struct timespec deadline = hlm_queue_deadline(self->shared->timeout_s);
+    const struct timespec deadline = hlm_crew_deadline(self->shared->crew.timeout_s);
     bool late = false;
     while (cell->generation == generation) {
         HLM_TRY(check_cell(self, group, cell, generation, err));
@@ -194,7 +139,7 @@ static enum hlm_status await_all(struct hlm_queue_comm *self, const struct hlm_c
             const int32_t missing = group->members[first_missing(cell, generation)];
             return hlm_queue_fail_late(self, missing, "the arrival of", err);
         }
-        late = !hlm_queue_sleep(self, &deadline);
+        late = !hlm_crew_sleep(&self->shared->crew, self->base.rank, &deadline);
     }
     return HLM_OK;
 }
@@ -212,7 +157,7 @@ static enum hlm_status arrive(struct hlm_queue_comm *self, const struct hlm_comm
         cell->num_arrived = 0;
         cell->generation++;
     }
-    hlm_queue_wake_all(self->shared);
+    hlm_crew_wake_all(&self->shared->crew);
     own->waits_in = show->call.name;
     own->waits_over = group->kind;
     const enum hlm_status status = await_all(self, group, cell, generation, err);
@@ -231,7 +176,7 @@ static bool is_read(struct hlm_queue_comm *self, const struct hlm_comm_group *gr
     for (int32_t i = 0; i < cell->size; i++) {
         struct hlm_err ignored;
         bool done = false;
-        if (i == group->position || self->shared->members[group->members[i]].left) {
+        if (i == group->position || self->shared->crew.members[group->members[i]].left) {
             continue;
         }
         if (!has_arrived(cell, i, cell->generation)) {
@@ -249,14 +194,14 @@ void hlm_queue_give_up(struct hlm_queue_comm *self, const struct hlm_comm_group 
 {
     struct hlm_queue_shared *shared = self->shared;
     struct hlm_queue_cell *cell = cell_of(self, group);
-    const struct timespec deadline = hlm_queue_deadline(shared->timeout_s);
-    pthread_mutex_lock(&shared->lock);
+    const struct timespec deadline = hlm_crew_deadline(shared->crew.timeout_s);
+    pthread_mutex_lock(&shared->crew.lock);
     break_cell(self, cell);
-    while (is_read(self, group, cell) && !hlm_queue_passed(&deadline)) {
-        const struct timespec look = hlm_queue_deadline(1e-3);
-        (void)hlm_queue_sleep(self, &look);
+    while (is_read(self, group, cell) && !hlm_crew_passed(&deadline)) {
+        const struct timespec look = hlm_crew_deadline(1e-3);
+        (void)hlm_crew_sleep(&self->shared->crew, self->base.rank, &look);
     }
-    pthread_mutex_unlock(&shared->lock);
+    pthread_mutex_unlock(&shared->crew.lock);
 }
 
 /* The cell is broken before anybody else can come, so that a late member does not go on to read
@@ -267,13 +212,13 @@ static enum hlm_status meet(struct hlm_queue_comm *self, const struct hlm_comm_g
 {
     struct hlm_queue_shared *shared = self->shared;
     struct hlm_queue_cell *cell = cell_of(self, group);
-    pthread_mutex_lock(&shared->lock);
+    pthread_mutex_lock(&shared->crew.lock);
     const uint64_t generation = cell->generation;
     const enum hlm_status status = arrive(self, group, cell, show, err);
     if (status != HLM_OK) {
         break_cell(self, cell);
     }
-    pthread_mutex_unlock(&shared->lock);
+    pthread_mutex_unlock(&shared->crew.lock);
     if (status != HLM_OK) {
         hlm_err_prefix(err, "%s over %s", show->call.name, hlm_group_texts[group->kind]);
         return status;
@@ -286,9 +231,9 @@ static enum hlm_status meet(struct hlm_queue_comm *self, const struct hlm_comm_g
 static struct hlm_event *next_event(struct hlm_queue_comm *self, const struct hlm_comm_group *group)
 {
     struct hlm_queue_shared *shared = self->shared;
-    pthread_mutex_lock(&shared->lock);
+    pthread_mutex_lock(&shared->crew.lock);
     const uint64_t generation = cell_of(self, group)->generation;
-    pthread_mutex_unlock(&shared->lock);
+    pthread_mutex_unlock(&shared->crew.lock);
     return self->events[group->kind][generation & 1];
 }
 

@@ -42,10 +42,10 @@ static enum hlm_status make_request(struct hlm_queue_comm *self, struct hlm_requ
     if (request == NULL) {
         return hlm_fail(err, HLM_FAILED, "out of memory for a message");
     }
-    pthread_mutex_lock(&self->shared->lock);
+    pthread_mutex_lock(&self->shared->crew.lock);
     request->next_all = self->shared->members[self->base.rank].all;
     self->shared->members[self->base.rank].all = request;
-    pthread_mutex_unlock(&self->shared->lock);
+    pthread_mutex_unlock(&self->shared->crew.lock);
     HLM_TRY(ops->event_new(self->backend, &request->ready, err));
     HLM_TRY(ops->event_new(self->backend, &request->done, err));
     *out = request;
@@ -56,12 +56,12 @@ static enum hlm_status take_request(struct hlm_queue_comm *self, struct hlm_requ
                                     struct hlm_err *err)
 {
     struct hlm_queue_member *own = &self->shared->members[self->base.rank];
-    pthread_mutex_lock(&self->shared->lock);
+    pthread_mutex_lock(&self->shared->crew.lock);
     struct hlm_request *request = own->unused;
     if (request != NULL) {
         own->unused = request->next;
     }
-    pthread_mutex_unlock(&self->shared->lock);
+    pthread_mutex_unlock(&self->shared->crew.lock);
     if (request == NULL) {
         return make_request(self, out, err);
     }
@@ -73,7 +73,7 @@ static enum hlm_status take_request(struct hlm_queue_comm *self, struct hlm_requ
 static void put_if_idle(struct hlm_queue_shared *shared, struct hlm_request *request)
 {
     struct hlm_queue_member *owner = &shared->members[request->owner];
-    if (request->waited && !request->held && !owner->left) {
+    if (request->waited && !request->held && !shared->crew.members[request->owner].left) {
         request->next = owner->unused;
         owner->unused = request;
     }
@@ -126,7 +126,7 @@ static struct hlm_request *pair_up(struct hlm_queue_shared *shared, struct hlm_r
     partner->partner = request;
     request->copies = request->held = fits;
     request->state = partner->state = fits ? REQUEST_COPYING : REQUEST_MISFIT;
-    hlm_queue_wake_all(shared);
+    hlm_crew_wake_all(&shared->crew);
     return fits ? partner : NULL;
 }
 
@@ -146,18 +146,18 @@ static enum hlm_status post(struct hlm_queue_comm *self, struct hlm_request *req
 {
     struct hlm_queue_shared *shared = self->shared;
     HLM_TRY(self->backend->ops->event_record(self->queue, request->ready, err));
-    pthread_mutex_lock(&shared->lock);
+    pthread_mutex_lock(&shared->crew.lock);
     struct hlm_request *partner = pair_up(shared, request);
-    pthread_mutex_unlock(&shared->lock);
+    pthread_mutex_unlock(&shared->crew.lock);
     if (partner == NULL) {
         return HLM_OK;
     }
     const enum hlm_status status = put_copy(self, request, partner, err);
-    pthread_mutex_lock(&shared->lock);
+    pthread_mutex_lock(&shared->crew.lock);
     request->state = partner->state = status == HLM_OK ? REQUEST_READY : REQUEST_ALONE;
     request->held = status == HLM_OK;
-    hlm_queue_wake_all(shared);
-    pthread_mutex_unlock(&shared->lock);
+    hlm_crew_wake_all(&shared->crew);
+    pthread_mutex_unlock(&shared->crew.lock);
     return status;
 }
 
@@ -203,7 +203,7 @@ static enum hlm_status await_copy(struct hlm_queue_comm *self, const struct hlm_
                                   struct hlm_err *err)
 {
     const char *what = request->is_send ? "a message to be taken by" : "a message from";
-    const struct timespec deadline = hlm_queue_deadline(self->shared->timeout_s);
+    const struct timespec deadline = hlm_crew_deadline(self->shared->crew.timeout_s);
     bool late = false;
     while (request->state != REQUEST_READY) {
         if (request->state == REQUEST_MISFIT) {
@@ -214,12 +214,13 @@ static enum hlm_status await_copy(struct hlm_queue_comm *self, const struct hlm_
                             request->partner->bytes);
         }
         if (request->state == REQUEST_ALONE) {
-            HLM_TRY(hlm_queue_check_peer(self, request->peer, what, err));
+            HLM_TRY(hlm_crew_check_peer(&self->shared->crew, self->base.rank, request->peer, what,
+                                        err));
         }
         if (late) {
             return hlm_queue_fail_late(self, request->peer, what, err);
         }
-        late = !hlm_queue_sleep(self, &deadline);
+        late = !hlm_crew_sleep(&self->shared->crew, self->base.rank, &deadline);
     }
     return HLM_OK;
 }
@@ -228,12 +229,12 @@ static enum hlm_status await_peer(struct hlm_queue_comm *self, const struct hlm_
                                   struct hlm_err *err)
 {
     struct hlm_queue_member *own = &self->shared->members[self->base.rank];
-    pthread_mutex_lock(&self->shared->lock);
+    pthread_mutex_lock(&self->shared->crew.lock);
     own->waits_in = request->is_send ? "send" : "receive";
     own->waits_over = HLM_GROUP_NONE;
     const enum hlm_status status = await_copy(self, request, err);
     own->waits_in = NULL;
-    pthread_mutex_unlock(&self->shared->lock);
+    pthread_mutex_unlock(&self->shared->crew.lock);
     return status;
 }
 
@@ -262,7 +263,7 @@ enum hlm_status hlm_queue_wait(struct hlm_comm *comm, struct hlm_request *reques
         return HLM_OK;
     }
     HLM_TRY(await_peer(self, request, err)); /* a failed one stays until the release */
-    pthread_mutex_lock(&shared->lock);
+    pthread_mutex_lock(&shared->crew.lock);
     const enum hlm_status status = go_behind(self, request, err);
     request->waited = true;
     if (!request->copies && request->partner != NULL) {
@@ -270,7 +271,7 @@ enum hlm_status hlm_queue_wait(struct hlm_comm *comm, struct hlm_request *reques
         put_if_idle(shared, request->partner);
     }
     put_if_idle(shared, request);
-    pthread_mutex_unlock(&shared->lock);
+    pthread_mutex_unlock(&shared->crew.lock);
     return status;
 }
 
@@ -278,7 +279,7 @@ enum hlm_status hlm_queue_wait(struct hlm_comm *comm, struct hlm_request *reques
 
 static void withdraw_posted(struct hlm_queue_shared *shared, int32_t rank)
 {
-    for (int32_t i = 0; i < shared->world_size; i++) {
+    for (int32_t i = 0; i < shared->crew.world_size; i++) {
         struct hlm_request **at = &shared->members[i].posted;
         while (*at != NULL) {
             if ((*at)->owner == rank) {
@@ -349,21 +350,21 @@ static void free_events(struct hlm_queue_comm *self, const struct timespec *dead
 void hlm_queue_messages_release(struct hlm_queue_comm *self)
 {
     struct hlm_queue_shared *shared = self->shared;
-    const struct timespec deadline = hlm_queue_deadline(shared->timeout_s);
-    pthread_mutex_lock(&shared->lock);
+    const struct timespec deadline = hlm_crew_deadline(shared->crew.timeout_s);
+    pthread_mutex_lock(&shared->crew.lock);
     withdraw_posted(shared, self->base.rank);
-    while (any_under_way(self) && !hlm_queue_passed(&deadline)) {
-        const struct timespec look = hlm_queue_deadline(1e-3);
-        (void)hlm_queue_sleep(self, &look);
+    while (any_under_way(self) && !hlm_crew_passed(&deadline)) {
+        const struct timespec look = hlm_crew_deadline(1e-3);
+        (void)hlm_crew_sleep(&self->shared->crew, self->base.rank, &look);
     }
     part(self);
-    pthread_mutex_unlock(&shared->lock);
+    pthread_mutex_unlock(&shared->crew.lock);
     free_events(self, &deadline);
 }
 
 void hlm_queue_requests_free(struct hlm_queue_shared *shared)
 {
-    for (int32_t i = 0; i < shared->world_size; i++) {
+    for (int32_t i = 0; i < shared->crew.world_size; i++) {
         while (shared->members[i].all != NULL) {
             struct hlm_request *request = shared->members[i].all;
             shared->members[i].all = request->next_all;

@@ -35,23 +35,25 @@ static enum hlm_status arrive(struct hlm_thread_comm *self, const struct hlm_com
                               struct hlm_thread_cell *cell, uint64_t generation,
                               struct hlm_err *err)
 {
-    const struct timespec deadline = hlm_thread_deadline(self->shared->timeout_s);
+    const struct timespec deadline = hlm_crew_deadline(self->shared->crew.timeout_s);
     bool late = false;
     cell->arrived[group->position] = generation + 1;
     if (++cell->num_arrived == cell->size) {
         cell->num_arrived = 0;
         atomic_store_explicit(&cell->generation, generation + 1, memory_order_release);
         for (int32_t i = 0; i < cell->size; i++) {
-            hlm_thread_wake(self->shared, group->members[i]);
+            hlm_crew_wake(&self->shared->crew, group->members[i]);
         }
     }
     while (atomic_load_explicit(&cell->generation, memory_order_relaxed) == generation) {
         const int32_t missing = group->members[first_missing(cell, generation)];
-        HLM_TRY(hlm_thread_check_peer(self, missing, "the arrival of", err));
+        HLM_TRY(hlm_crew_check_peer(&self->shared->crew, self->base.rank, missing, "the arrival of",
+                                    err));
         if (late) {
-            return hlm_thread_fail_late(self, missing, "the arrival of", err);
+            return hlm_crew_fail_late(&self->shared->crew, self->base.rank, missing,
+                                      "the arrival of", err);
         }
-        late = !hlm_thread_sleep(self, &deadline);
+        late = !hlm_crew_sleep(&self->shared->crew, self->base.rank, &deadline);
     }
     return HLM_OK;
 }
@@ -65,14 +67,14 @@ static enum hlm_status meet(struct hlm_thread_comm *self, const struct hlm_comm_
 {
     struct hlm_thread_shared *shared = self->shared;
     struct hlm_thread_cell *cell =
-        &shared->cells[(int32_t)group->kind * shared->world_size + group->members[0]];
+        &shared->cells[(int32_t)group->kind * shared->crew.world_size + group->members[0]];
     const uint64_t generation = atomic_load_explicit(&cell->generation, memory_order_acquire);
     if (bytes > 0) {
         memcpy(place_in(cell, generation, group->position), data, (size_t)bytes);
     }
-    pthread_mutex_lock(&shared->lock);
+    pthread_mutex_lock(&shared->crew.lock);
     const enum hlm_status status = arrive(self, group, cell, generation, err);
-    pthread_mutex_unlock(&shared->lock);
+    pthread_mutex_unlock(&shared->crew.lock);
     if (status != HLM_OK) {
         hlm_err_prefix(err, "%s over %s", name, hlm_group_texts[group->kind]);
         return status;
@@ -175,36 +177,21 @@ static enum hlm_status thread_barrier(struct hlm_comm *comm, enum hlm_group kind
 
 /* ---- life ---- */
 
-static void wake_all(struct hlm_thread_shared *shared)
-{
-    for (int32_t i = 0; i < shared->world_size; i++) {
-        hlm_thread_wake(shared, i);
-    }
-}
-
 static void thread_abort(struct hlm_comm *comm)
 {
-    struct hlm_thread_shared *shared = of(comm)->shared;
-    pthread_mutex_lock(&shared->lock);
-    if (shared->aborted_by == HLM_THREAD_NOBODY) {
-        shared->aborted_by = comm->rank;
-    }
-    wake_all(shared);
-    pthread_mutex_unlock(&shared->lock);
+    hlm_crew_abort(&of(comm)->shared->crew, comm->rank);
 }
 
-static void shared_free(struct hlm_thread_shared *shared)
+static void shared_free(struct hlm_crew *crew)
 {
+    struct hlm_thread_shared *shared = (struct hlm_thread_shared *)crew;
     hlm_thread_requests_free(shared);
-    for (int32_t i = 0; shared->members != NULL && i < shared->world_size; i++) {
-        pthread_cond_destroy(&shared->members[i].wake);
-    }
-    for (int32_t i = 0; shared->cells != NULL && i < HLM_NUM_GROUPS * shared->world_size; i++) {
+    for (int32_t i = 0; shared->cells != NULL && i < HLM_NUM_GROUPS * shared->crew.world_size;
+         i++) {
         free(shared->cells[i].arrived);
         free(shared->cells[i].data);
     }
-    pthread_mutex_destroy(&shared->lock);
-    free(shared->members);
+    hlm_crew_release(crew);
     free(shared->queues);
     free(shared->cells);
     free(shared);
@@ -214,14 +201,13 @@ static void thread_release(struct hlm_comm *comm)
 {
     struct hlm_thread_comm *self = of(comm);
     struct hlm_thread_shared *shared = self->shared;
-    pthread_mutex_lock(&shared->lock);
+    pthread_mutex_lock(&shared->crew.lock);
     hlm_thread_withdraw(self);
-    shared->members[comm->rank].left = true;
-    wake_all(shared);
-    const bool last = --shared->num_open == 0;
-    pthread_mutex_unlock(&shared->lock);
+    hlm_crew_leave(&shared->crew, comm->rank);
+    const bool last = --shared->crew.num_open == 0;
+    pthread_mutex_unlock(&shared->crew.lock);
     if (last) {
-        shared_free(shared);
+        shared_free(&shared->crew);
     }
     hlm_ring_release(&self->ring);
     hlm_comm_groups_release(&self->groups);
@@ -255,23 +241,12 @@ static struct hlm_thread_shared *shared_new(const struct hlm_comm_config *config
     if (shared == NULL) {
         return NULL;
     }
-    shared->world_size = world_size;
-    shared->aborted_by = HLM_THREAD_NOBODY;
-    shared->timeout_s = config->timeout_s;
+    const bool ready = hlm_crew_init(&shared->crew, world_size, config->timeout_s);
     shared->spins = have_core_each(world_size);
-    pthread_mutex_init(&shared->lock, NULL);
-    shared->members = calloc((size_t)world_size, sizeof *shared->members);
     shared->queues = calloc((size_t)world_size, sizeof *shared->queues);
     shared->cells = calloc((size_t)HLM_NUM_GROUPS * (size_t)world_size, sizeof *shared->cells);
-    pthread_condattr_t clock;
-    pthread_condattr_init(&clock);
-    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
-    for (int32_t i = 0; shared->members != NULL && i < world_size; i++) {
-        pthread_cond_init(&shared->members[i].wake, &clock);
-    }
-    pthread_condattr_destroy(&clock);
-    if (shared->members == NULL || shared->queues == NULL || shared->cells == NULL) {
-        shared_free(shared);
+    if (!ready || shared->queues == NULL || shared->cells == NULL) {
+        shared_free(&shared->crew);
         return NULL;
     }
     return shared;
@@ -286,7 +261,7 @@ static bool make_cells(struct hlm_thread_shared *shared, const struct hlm_comm_g
         if (group->size == 1 || group->members[0] != rank) {
             continue;
         }
-        struct hlm_thread_cell *cell = &shared->cells[kind * shared->world_size + rank];
+        struct hlm_thread_cell *cell = &shared->cells[kind * shared->crew.world_size + rank];
         cell->size = group->size;
         cell->arrived = calloc((size_t)group->size, sizeof *cell->arrived);
         cell->data = calloc(2 * (size_t)group->size, HLM_RING_MIN_BYTES);
@@ -297,15 +272,15 @@ static bool make_cells(struct hlm_thread_shared *shared, const struct hlm_comm_g
     return true;
 }
 
-static enum hlm_status rank_new(const struct hlm_comm_config *config,
-                                struct hlm_thread_shared *shared, int32_t rank,
-                                struct hlm_comm **out, struct hlm_err *err)
+static enum hlm_status rank_new(const struct hlm_comm_config *config, struct hlm_crew *crew,
+                                int32_t rank, struct hlm_comm **out, struct hlm_err *err)
 {
+    struct hlm_thread_shared *shared = (struct hlm_thread_shared *)crew;
     struct hlm_thread_comm *self = calloc(1, sizeof *self);
     if (self == NULL) {
         return hlm_fail(err, HLM_FAILED, "out of memory for rank %" PRId32, rank);
     }
-    self->base = (struct hlm_comm){&thread_ops, rank, shared->world_size};
+    self->base = (struct hlm_comm){&thread_ops, rank, shared->crew.world_size};
     self->shared = shared;
     enum hlm_status status = hlm_comm_groups_init(&self->groups, config->strategy, rank, err);
     if (status == HLM_OK && !make_cells(shared, &self->groups, rank)) {
@@ -319,7 +294,7 @@ static enum hlm_status rank_new(const struct hlm_comm_config *config,
         free(self);
         return status;
     }
-    shared->num_open++;
+    shared->crew.num_open++;
     *out = &self->base;
     return HLM_OK;
 }
@@ -332,17 +307,5 @@ enum hlm_status hlm_comm_thread_new(const struct hlm_comm_config *config, struct
     if (shared == NULL) {
         return hlm_fail(err, HLM_FAILED, "out of memory for %" PRId32 " ranks", world_size);
     }
-    for (int32_t rank = 0; rank < world_size; rank++) {
-        const enum hlm_status status = rank_new(config, shared, rank, &out[rank], err);
-        if (status != HLM_OK) {
-            if (rank == 0) {
-                shared_free(shared);
-            }
-            for (int32_t i = 0; i < rank; i++) {
-                thread_release(out[i]);
-            }
-            return status;
-        }
-    }
-    return HLM_OK;
+    return hlm_crew_make(config, &shared->crew, rank_new, shared_free, out, err);
 }

@@ -4,13 +4,10 @@
 #ifndef HLM_EXEC_COMM_THREAD_INTERNAL_H
 #define HLM_EXEC_COMM_THREAD_INTERNAL_H
 
-#include <pthread.h>
 #include <stdatomic.h>
-#include <time.h>
 
 #include "exec/comm/comm_internal.h"
-
-enum { HLM_THREAD_NOBODY = -1 };
+#include "exec/comm/crew.h"
 
 struct hlm_thread_queue {
     struct hlm_request *first, *last;
@@ -25,17 +22,9 @@ struct hlm_thread_cell {
     unsigned char *data; /* [2][size][HLM_RING_MIN_BYTES] */
 };
 
-struct hlm_thread_member {
-    pthread_cond_t wake; /* the rank sleeps on it, nobody else */
-    bool left;
-};
-
 struct hlm_thread_shared {
-    pthread_mutex_t lock;
-    int32_t world_size, num_open, aborted_by;
-    bool spins; /* every rank has a core: look a while before sleeping */
-    double timeout_s;
-    struct hlm_thread_member *members; /* [world_size] */
+    struct hlm_crew crew;
+    bool spins;                      /* every rank has a core: look a while before sleeping */
     struct hlm_thread_queue *queues; /* [world_size], by receiver: posted, the other side is not */
     struct hlm_thread_cell *cells;   /* [HLM_NUM_GROUPS][world_size], by the group's first member */
     struct hlm_request *all, *unused;
@@ -47,19 +36,6 @@ struct hlm_thread_comm {
     struct hlm_comm_groups groups;
     struct hlm_ring ring;
 };
-
-/* For the lock's holder. What: "a message from", "the arrival of". */
-struct timespec hlm_thread_deadline(double seconds);
-/* Sleeps until another rank wakes this one; false after the deadline. */
-bool hlm_thread_sleep(struct hlm_thread_comm *self, const struct timespec *deadline);
-void hlm_thread_wake(struct hlm_thread_shared *shared, int32_t rank);
-/* HLM_FAILED when a wait for `peer` would be in vain: it has left, or somebody has ended the run.
- */
-HLM_MUST_CHECK enum hlm_status hlm_thread_check_peer(const struct hlm_thread_comm *self,
-                                                     int32_t peer, const char *what,
-                                                     struct hlm_err *err);
-enum hlm_status hlm_thread_fail_late(const struct hlm_thread_comm *self, int32_t peer,
-                                     const char *what, struct hlm_err *err);
 
 /* The message operations of struct hlm_comm_ops. */
 enum hlm_status hlm_thread_send(struct hlm_comm *comm, int32_t peer, int32_t channel,

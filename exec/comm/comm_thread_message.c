@@ -1,4 +1,3 @@
-#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,33 +43,6 @@ static struct hlm_thread_comm *of(struct hlm_comm *comm)
 
 /* ---- waiting ---- */
 
-struct timespec hlm_thread_deadline(double seconds)
-{
-    struct timespec at;
-    clock_gettime(CLOCK_MONOTONIC, &at);
-    const double whole = (double)(int64_t)seconds;
-    at.tv_sec += (time_t)whole;
-    at.tv_nsec += (long)((seconds - whole) * 1e9);
-    if (at.tv_nsec >= 1000000000) {
-        at.tv_sec++;
-        at.tv_nsec -= 1000000000;
-    }
-    return at;
-}
-
-/* Sleeps until another rank wakes this one; false after the deadline. Lock held. */
-bool hlm_thread_sleep(struct hlm_thread_comm *self, const struct timespec *deadline)
-{
-    struct hlm_thread_shared *shared = self->shared;
-    return pthread_cond_timedwait(&shared->members[self->base.rank].wake, &shared->lock,
-                                  deadline) != ETIMEDOUT;
-}
-
-void hlm_thread_wake(struct hlm_thread_shared *shared, int32_t rank)
-{
-    pthread_cond_signal(&shared->members[rank].wake);
-}
-
 static void relax(void)
 {
 #if defined(__x86_64__) || defined(__i386__)
@@ -78,32 +50,6 @@ static void relax(void)
 #elif defined(__aarch64__)
     __asm__ volatile("yield");
 #endif
-}
-
-/* Why a rank that waits for `peer` waits in vain, or HLM_OK. Lock held. */
-enum hlm_status hlm_thread_check_peer(const struct hlm_thread_comm *self, int32_t peer,
-                                      const char *what, struct hlm_err *err)
-{
-    const struct hlm_thread_shared *shared = self->shared;
-    if (shared->aborted_by != HLM_THREAD_NOBODY) {
-        return hlm_fail(err, HLM_FAILED,
-                        "rank %" PRId32 " waits for %s rank %" PRId32 ", but rank %" PRId32
-                        " has ended the run",
-                        self->base.rank, what, peer, shared->aborted_by);
-    }
-    if (shared->members[peer].left) {
-        return hlm_fail(err, HLM_FAILED,
-                        "rank %" PRId32 " waits for %s rank %" PRId32 ", which has left",
-                        self->base.rank, what, peer);
-    }
-    return HLM_OK;
-}
-
-enum hlm_status hlm_thread_fail_late(const struct hlm_thread_comm *self, int32_t peer,
-                                     const char *what, struct hlm_err *err)
-{
-    return hlm_fail(err, HLM_FAILED, "rank %" PRId32 " has waited %g s for %s rank %" PRId32,
-                    self->base.rank, self->shared->timeout_s, what, peer);
 }
 
 /* ---- messages ---- */
@@ -184,12 +130,12 @@ static void finish_pair(struct hlm_thread_shared *shared, struct hlm_request *se
                         struct hlm_request *receive, enum request_state state)
 {
     set_state(receive, state);
-    hlm_thread_wake(shared, receive->message.owner);
+    hlm_crew_wake(&shared->crew, receive->message.owner);
     if (send->eager) {
         request_free(shared, send);
     } else {
         set_state(send, state);
-        hlm_thread_wake(shared, send->message.owner);
+        hlm_crew_wake(&shared->crew, send->message.owner);
     }
 }
 
@@ -207,7 +153,7 @@ static void pair_up(struct hlm_thread_shared *shared, struct hlm_request *a, str
     } else {
         set_state(send, REQUEST_MATCHED);
         set_state(receive, REQUEST_MATCHED);
-        hlm_thread_wake(shared, a->message.peer);
+        hlm_crew_wake(&shared->crew, a->message.peer);
     }
 }
 
@@ -218,9 +164,9 @@ static void copy_message(struct hlm_thread_shared *shared, struct hlm_request *r
     struct hlm_request *receive = send->partner;
     set_state(send, REQUEST_COPYING);
     set_state(receive, REQUEST_COPYING);
-    pthread_mutex_unlock(&shared->lock);
+    pthread_mutex_unlock(&shared->crew.lock);
     memcpy(receive->message.to, send->message.from, (size_t)send->message.bytes);
-    pthread_mutex_lock(&shared->lock);
+    pthread_mutex_lock(&shared->crew.lock);
     finish_pair(shared, send, receive, REQUEST_DONE);
 }
 
@@ -234,7 +180,8 @@ static void keep_copy(struct hlm_request *send)
 static enum hlm_status fail_post(const struct hlm_thread_comm *self, int32_t peer,
                                  struct hlm_err *err)
 {
-    HLM_TRY(hlm_thread_check_peer(self, peer, "a message from or to", err));
+    HLM_TRY(hlm_crew_check_peer(&self->shared->crew, self->base.rank, peer, "a message from or to",
+                                err));
     return hlm_fail(err, HLM_FAILED, "rank %" PRId32 " is out of memory for a message",
                     self->base.rank);
 }
@@ -245,7 +192,7 @@ static enum hlm_status post_locked(struct hlm_thread_comm *self, const struct me
 {
     struct hlm_thread_shared *shared = self->shared;
     struct hlm_request *request =
-        shared->aborted_by == HLM_THREAD_NOBODY ? request_new(shared) : NULL;
+        shared->crew.aborted_by == HLM_CREW_NOBODY ? request_new(shared) : NULL;
     if (request == NULL) {
         return fail_post(self, message->peer, err);
     }
@@ -271,9 +218,9 @@ static enum hlm_status post(struct hlm_thread_comm *self, const struct message *
 {
     HLM_ASSERT(message->peer >= 0 && message->peer < self->base.world_size);
     HLM_ASSERT(message->bytes >= 0);
-    pthread_mutex_lock(&self->shared->lock);
+    pthread_mutex_lock(&self->shared->crew.lock);
     const enum hlm_status status = post_locked(self, message, out, err);
-    pthread_mutex_unlock(&self->shared->lock);
+    pthread_mutex_unlock(&self->shared->crew.lock);
     return status;
 }
 
@@ -310,7 +257,7 @@ static enum hlm_status wait_locked(struct hlm_thread_comm *self, struct hlm_requ
                                    struct hlm_err *err)
 {
     const char *what = request->message.is_send ? "a message to be taken by" : "a message from";
-    const struct timespec deadline = hlm_thread_deadline(self->shared->timeout_s);
+    const struct timespec deadline = hlm_crew_deadline(self->shared->crew.timeout_s);
     bool late = false;
     for (;;) {
         switch (state_of(request)) {
@@ -326,14 +273,16 @@ static enum hlm_status wait_locked(struct hlm_thread_comm *self, struct hlm_requ
             copy_message(self->shared, request);
             break;
         case REQUEST_COPYING:
-            (void)hlm_thread_sleep(self, &deadline);
+            (void)hlm_crew_sleep(&self->shared->crew, self->base.rank, &deadline);
             break;
         case REQUEST_ALONE:
-            HLM_TRY(hlm_thread_check_peer(self, request->message.peer, what, err));
+            HLM_TRY(hlm_crew_check_peer(&self->shared->crew, self->base.rank, request->message.peer,
+                                        what, err));
             if (late) {
-                return hlm_thread_fail_late(self, request->message.peer, what, err);
+                return hlm_crew_fail_late(&self->shared->crew, self->base.rank,
+                                          request->message.peer, what, err);
             }
-            late = !hlm_thread_sleep(self, &deadline);
+            late = !hlm_crew_sleep(&self->shared->crew, self->base.rank, &deadline);
             break;
         }
     }
@@ -347,12 +296,12 @@ enum hlm_status hlm_thread_wait(struct hlm_comm *comm, struct hlm_request *reque
     }
     struct hlm_thread_comm *self = of(comm);
     spin_for(self->shared, request);
-    pthread_mutex_lock(&self->shared->lock);
+    pthread_mutex_lock(&self->shared->crew.lock);
     const enum hlm_status status = wait_locked(self, request, err);
     if (status == HLM_OK) {
         request_free(self->shared, request); /* a failed one stays where it is until release */
     }
-    pthread_mutex_unlock(&self->shared->lock);
+    pthread_mutex_unlock(&self->shared->crew.lock);
     return status;
 }
 
@@ -375,12 +324,12 @@ static void withdraw_alone(struct hlm_thread_queue *queue, int32_t rank)
 void hlm_thread_withdraw(struct hlm_thread_comm *self)
 {
     struct hlm_thread_shared *shared = self->shared;
-    for (int32_t i = 0; i < shared->world_size; i++) {
+    for (int32_t i = 0; i < shared->crew.world_size; i++) {
         withdraw_alone(&shared->queues[i], self->base.rank);
     }
     for (struct hlm_request *r = shared->all; r != NULL; r = r->next_all) {
         while (r->message.owner == self->base.rank && state_of(r) == REQUEST_COPYING) {
-            pthread_cond_wait(&shared->members[self->base.rank].wake, &shared->lock);
+            pthread_cond_wait(&shared->crew.members[self->base.rank].wake, &shared->crew.lock);
         }
         if (r->message.owner == self->base.rank && state_of(r) == REQUEST_MATCHED) {
             set_state(r, REQUEST_ALONE);

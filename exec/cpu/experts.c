@@ -190,13 +190,31 @@ void hlm_cpu_unpermute(const struct hlm_cpu_call *call)
 
 /* --- the experts --- */
 
-static int64_t total(const struct hlm_op *op, const int32_t *counts)
+/* One of the equal parts that the rows lie in. */
+struct part {
+    int64_t first, count;  /* rows that came */
+    const int32_t *counts; /* [num_counts] */
+    int64_t num_counts;
+};
+
+static int32_t num_parts(const struct hlm_op *op)
 {
-    int64_t sum = 0;
-    for (int64_t i = 0; i < (int64_t)op->expert_ranks * op->num_experts; i++) {
-        sum += counts[i];
+    return op->expert_parts > 1 ? op->expert_parts : 1;
+}
+
+/* rows: of all parts. */
+static struct part part_of(const struct hlm_op *op, int64_t rows, const int32_t *counts,
+                           int32_t index)
+{
+    const int64_t room = rows / num_parts(op);
+    struct part part = {.first = index * room,
+                        .num_counts = (int64_t)op->expert_ranks / num_parts(op) * op->num_experts};
+    part.counts = counts + index * part.num_counts;
+    for (int64_t i = 0; i < part.num_counts; i++) {
+        part.count += part.counts[i];
     }
-    return sum;
+    HLM_ASSERT(part.count <= room);
+    return part;
 }
 
 /* A product for the rows of one expert that one rank has sent, which begin at `first`. */
@@ -217,46 +235,55 @@ static void multiply_segment(const struct hlm_cpu_call *call, int64_t expert, in
     }
 }
 
+static void multiply_part(const struct hlm_cpu_call *call, const struct part *part)
+{
+    int64_t first = part->first;
+    for (int64_t i = 0; i < part->num_counts; i++) {
+        if (part->counts[i] > 0) {
+            multiply_segment(call, i % call->op->num_experts, first, part->counts[i]);
+        }
+        first += part->counts[i];
+    }
+}
+
 void hlm_cpu_grouped_gemm(const struct hlm_cpu_call *call)
 {
     const struct hlm_op *op = call->op;
-    const int32_t *counts = call->operands[3];
     const bool reduces = op->layout == HLM_GEMM_NT;
-    HLM_ASSERT(total(op, counts) <= (reduces ? op->k : op->m));
     if (reduces && !op->accumulate) {
         const int64_t num = op->num_experts * op->m * op->n;
         memset(call->operands[2], 0, (size_t)num * sizeof(float));
     }
-    int64_t first = 0;
-    for (int64_t i = 0; i < (int64_t)op->expert_ranks * op->num_experts; i++) {
-        if (counts[i] > 0) {
-            multiply_segment(call, i % op->num_experts, first, counts[i]);
-        }
-        first += counts[i];
+    for (int32_t p = 0; p < num_parts(op); p++) {
+        const struct part part = part_of(op, reduces ? op->k : op->m, call->operands[3], p);
+        multiply_part(call, &part);
     }
 }
 
-/* The same rows as an activation without experts. */
-static struct hlm_op activation_of(const struct hlm_op *op, const int32_t *counts)
+/* The same rows of a part as an activation without experts. */
+static void activate_parts(const struct hlm_cpu_call *call,
+                           void (*activate)(const struct hlm_cpu_call *call))
 {
-    struct hlm_op activation = *op;
-    activation.m = total(op, counts);
-    HLM_ASSERT(activation.m <= op->m);
-    return activation;
+    const struct hlm_op *op = call->op;
+    const int64_t in_cols = op->activation == HLM_ACTIVATION_SWIGLU ? 2 * op->n : op->n;
+    void *const *at = call->operands;
+    for (int32_t p = 0; p < num_parts(op); p++) {
+        const struct part part = part_of(op, op->m, at[1], p);
+        struct hlm_op rows = *op;
+        rows.m = part.count;
+        void *const operands[HLM_OP_MAX_OPERANDS] = {
+            (float *)at[0] + part.first * in_cols, NULL, (float *)at[2] + part.first * op->n,
+            at[3] != NULL ? (float *)at[3] + part.first * in_cols : NULL};
+        activate(&(struct hlm_cpu_call){.op = &rows, .operands = operands});
+    }
 }
 
 void hlm_cpu_expert_activation_fwd(const struct hlm_cpu_call *call)
 {
-    void *const *at = call->operands;
-    const struct hlm_op op = activation_of(call->op, at[1]);
-    void *const operands[HLM_OP_MAX_OPERANDS] = {at[0], NULL, at[2]};
-    hlm_cpu_activation_fwd(&(struct hlm_cpu_call){.op = &op, .operands = operands});
+    activate_parts(call, hlm_cpu_activation_fwd);
 }
 
 void hlm_cpu_expert_activation_bwd(const struct hlm_cpu_call *call)
 {
-    void *const *at = call->operands;
-    const struct hlm_op op = activation_of(call->op, at[1]);
-    void *const operands[HLM_OP_MAX_OPERANDS] = {at[0], NULL, at[2], at[3]};
-    hlm_cpu_activation_bwd(&(struct hlm_cpu_call){.op = &op, .operands = operands});
+    activate_parts(call, hlm_cpu_activation_bwd);
 }

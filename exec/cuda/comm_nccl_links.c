@@ -112,18 +112,34 @@ enum hlm_status hlm_cuda_comm_id(unsigned char id[HLM_CUDA_COMM_ID_BYTES], struc
 /* A rank's view of a group: position -1 where it is no member. */
 struct view {
     int32_t size, position, *members; /* [size] */
+    int32_t largest;                  /* size of any rank's group of the kind */
 };
+
+/* Where tp differs between stages, so do the sizes of groups. */
+static int32_t largest_size(const struct hlm_strategy *strategy, enum hlm_group group)
+{
+    int32_t largest = 1;
+    for (int32_t pp = 0; pp < strategy->pp; pp++) {
+        const struct hlm_strategy at = hlm_strategy_at(strategy, pp);
+        const int32_t size = hlm_layout_group_size(&at, group);
+        largest = size > largest ? size : largest;
+    }
+    return largest;
+}
 
 /* views: [HLM_NUM_GROUPS], members in `storage` [HLM_NUM_GROUPS * world_size]. */
 static void view_groups(const struct hlm_strategy *strategy, int32_t rank, int32_t world_size,
                         int32_t *storage, struct view *views)
 {
-    for (int group = 0; group < HLM_NUM_GROUPS; group++) {
-        views[group] = (struct view){.size = 1, .members = storage + group * world_size};
-        if (group != HLM_GROUP_NONE) {
-            views[group].size = hlm_layout_group_size(strategy, (enum hlm_group)group);
-            hlm_layout_group(strategy, (enum hlm_group)group, rank, views[group].members,
-                             &views[group].position);
+    const struct hlm_strategy at = hlm_strategy_at(strategy, hlm_layout_coords(strategy, rank).pp);
+    for (int kind = 0; kind < HLM_NUM_GROUPS; kind++) {
+        const enum hlm_group group = (enum hlm_group)kind;
+        struct view *view = &views[kind];
+        *view = (struct view){.size = 1, .members = storage + kind * world_size, .largest = 1};
+        if (group != HLM_GROUP_NONE && hlm_layout_group_is_mutual(strategy, group)) {
+            view->size = hlm_layout_group_size(&at, group);
+            view->largest = largest_size(strategy, group);
+            hlm_layout_group(strategy, group, rank, view->members, &view->position);
         }
     }
 }
@@ -147,11 +163,13 @@ static bool can_share(int link)
 }
 
 /* An earlier link with the same members in the same order, HLM_NCCL_NUM_LINKS where there is none.
- */
-static enum hlm_nccl_link shared_link(const struct view *views, enum hlm_nccl_link link)
+ * Where groups of one kind differ in size, ranks would not find the same. */
+static enum hlm_nccl_link shared_link(const struct hlm_strategy *strategy, const struct view *views,
+                                      enum hlm_nccl_link link)
 {
+    const bool has_one_tp = hlm_layout_group_is_mutual(strategy, HLM_GROUP_PP);
     for (int earlier = 0; can_share((int)link) && earlier < (int)link; earlier++) {
-        if (can_share(earlier) &&
+        if (can_share(earlier) && has_one_tp &&
             is_same(&views[link_groups[earlier]], &views[link_groups[link]])) {
             return (enum hlm_nccl_link)earlier;
         }
@@ -179,7 +197,7 @@ static enum hlm_status split(struct hlm_nccl_comm *self, enum hlm_nccl_link link
 {
     ncclConfig_t options = NCCL_CONFIG_INITIALIZER;
     options.blocking = 0;
-    const bool member = view->position >= 0;
+    const bool member = view->position >= 0 && view->size > 1;
     int color = view->members[0];
     for (int32_t i = 1; i < view->size; i++) {
         color = view->members[i] < color ? view->members[i] : color;
@@ -205,7 +223,8 @@ static enum hlm_status make_all(struct hlm_nccl_comm *self,
                                 struct hlm_err *err)
 {
     HLM_TRY(make_world(self, config, err));
-    const bool one_stage = views[HLM_GROUP_PP].size == 1;
+    const struct hlm_strategy *strategy = config->comm->strategy;
+    const bool one_stage = strategy->pp == 1;
     for (int i = HLM_NCCL_LINK_WORLD + 1; i < HLM_NCCL_NUM_LINKS; i++) {
         const enum hlm_nccl_link link = (enum hlm_nccl_link)i;
         if (one_stage &&
@@ -213,10 +232,10 @@ static enum hlm_status make_all(struct hlm_nccl_comm *self,
             continue; /* nobody stands at an odd stage */
         }
         const struct view *view = &views[link_groups[link]];
-        const enum hlm_nccl_link shared = shared_link(views, link);
-        if (shared != HLM_NCCL_NUM_LINKS && view->size > 1) {
+        const enum hlm_nccl_link shared = shared_link(strategy, views, link);
+        if (shared != HLM_NCCL_NUM_LINKS && view->largest > 1) {
             self->of_group[link_groups[link]] = shared;
-        } else if (view->size > 1) {
+        } else if (view->largest > 1) {
             HLM_TRY(split(self, link, view, err));
         }
     }

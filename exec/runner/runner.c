@@ -157,11 +157,11 @@ static void make_stages(struct hlm_arena *arena, struct hlm_runner *runner)
 {
     const struct hlm_state *state = runner->state;
     runner->stages = HLM_ARENA_ARRAY(arena, struct hlm_runner_stage, state->num_stages);
+    runner->max_peers = hlm_boundary_max_peers(&state->strategy, state->rank);
     for (int32_t s = 0; s < state->num_stages; s++) {
         const struct hlm_state_stage *stage = &state->stages[s];
-        runner->stages[s] = (struct hlm_runner_stage){
-            .state = stage,
-            .slots = HLM_ARENA_ARRAY(arena, struct hlm_runner_slot, stage->num_slots)};
+        runner->stages[s] = (struct hlm_runner_stage){.state = stage};
+        hlm_runner_new_slots(arena, runner, &runner->stages[s]);
     }
     hlm_runner_new_lists(arena, runner);
 }

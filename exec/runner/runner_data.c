@@ -23,7 +23,7 @@ static struct sample_sizes sample_sizes(const struct hlm_runner *runner)
 /* Samples of this replica in a step. */
 static int64_t num_samples(const struct hlm_runner *runner)
 {
-    const struct hlm_strategy *strategy = &runner->state->plan->strategy;
+    const struct hlm_strategy *strategy = &runner->state->strategy;
     return strategy->num_microbatches * strategy->microbatch_size;
 }
 
@@ -63,13 +63,12 @@ void hlm_runner_make_data(struct hlm_runner *runner)
     const struct hlm_state *state = runner->state;
     const struct sample_sizes sizes = sample_sizes(runner);
     const int64_t num = num_samples(runner);
-    const int64_t first =
-        runner->step * state->plan->strategy.global_batch_size + state->coords.dp * num;
+    const int64_t first = runner->step * state->strategy.global_batch_size + state->coords.dp * num;
     if (!reads_samples(runner)) {
         return;
     }
     const struct hlm_context context =
-        hlm_context_of(&state->plan->model, &state->plan->strategy, state->coords.cp);
+        hlm_context_of(&state->plan->model, &state->strategy, state->coords.cp);
     struct hlm_arena *arena = hlm_arena_new();
     float *scratch = HLM_ARENA_ARRAY(arena, float, sizes.pixels);
     for (int64_t i = 0; i < num; i++) {
@@ -108,7 +107,7 @@ enum hlm_status hlm_runner_upload_data(struct hlm_runner *runner,
 {
     const struct hlm_state_stage *stage = binding->stage;
     const struct sample_sizes sizes = sample_sizes(runner);
-    const int64_t num = runner->state->plan->strategy.microbatch_size;
+    const int64_t num = runner->state->strategy.microbatch_size;
     const int64_t tokens = num * sizes.tokens, targets = num * sizes.targets;
     const int64_t pixel_bytes = num * sizes.pixels * runner->state->dtype_bytes;
     const int64_t index_bytes = (int64_t)sizeof(int32_t);

@@ -6,6 +6,7 @@
 #ifndef HLM_EXEC_RUNNER_INTERNAL_H
 #define HLM_EXEC_RUNNER_INTERNAL_H
 
+#include "costmodel/boundary.h"
 #include "exec/comm/exchange.h"
 #include "exec/compute_clock.h"
 #include "exec/fusion.h"
@@ -29,7 +30,8 @@ struct hlm_runner_graphs {
 struct hlm_runner_slot {
     int32_t microbatch; /* of this step, that it holds or held last; -1: none */
     bool taken;
-    struct hlm_transfer *send_forward, *send_backward, *receive_forward, *receive_backward;
+    /* Messages, [runner->max_peers] transfers each, NULL: none (left). */
+    struct hlm_transfer **send_forward, **send_backward, **receive_forward, **receive_backward;
     struct hlm_runner_graphs graphs[HLM_RUNNER_NUM_PASSES];
 };
 
@@ -69,6 +71,7 @@ struct hlm_runner {
     struct hlm_optimizer optimizer;
     const struct hlm_rank_actions *actions;
     struct hlm_runner_stage *stages; /* [state->num_stages] */
+    int32_t max_peers;               /* of one message (costmodel/boundary.h) */
     struct hlm_runner_pass pass;
     bool uses_graphs;
     struct hlm_exchange *exchange;
@@ -123,6 +126,8 @@ HLM_MUST_CHECK enum hlm_status hlm_runner_upload_data(struct hlm_runner *runner,
                                                       int32_t microbatch, struct hlm_err *err);
 
 /* runner_slots.c: slots and messages of a stage. */
+void hlm_runner_new_slots(struct hlm_arena *arena, struct hlm_runner *runner,
+                          struct hlm_runner_stage *stage);
 struct hlm_runner_stage *hlm_runner_stage_of(const struct hlm_runner *runner, int32_t stage);
 int32_t hlm_runner_find_slot(const struct hlm_runner_stage *stage, int32_t microbatch);
 /* The slot of a forward, taken now where no receive has; the message, if any, is posted. */
@@ -138,6 +143,9 @@ HLM_MUST_CHECK enum hlm_status hlm_runner_post_waiting(struct hlm_runner *runner
  */
 char *hlm_runner_output_place(const struct hlm_runner_stage *stage, int32_t slot);
 char *hlm_runner_input_grad_place(const struct hlm_runner_stage *stage, int32_t slot);
+HLM_MUST_CHECK enum hlm_status hlm_runner_wait_message(struct hlm_runner *runner,
+                                                       struct hlm_transfer **message,
+                                                       struct hlm_err *err);
 HLM_MUST_CHECK enum hlm_status
 hlm_runner_wait_sends(struct hlm_runner *runner, struct hlm_runner_slot *slot, struct hlm_err *err);
 

@@ -4,7 +4,7 @@
 
 int32_t hlm_runner_group_size(const struct hlm_runner *runner, enum hlm_group group)
 {
-    return hlm_layout_group_size(&runner->state->plan->strategy, group);
+    return hlm_layout_group_size(&runner->state->strategy, group);
 }
 
 /* --- stretches --- */

@@ -45,7 +45,7 @@ enum hlm_status hlm_runner_forward(struct hlm_runner *runner, struct hlm_action 
     struct hlm_state_binding binding = {.stage = stage->state, .pass = HLM_STATE_FORWARD};
     HLM_TRY(hlm_runner_forward_slot(runner, action, &binding.slot, err));
     HLM_TRY(hlm_runner_upload_data(runner, &binding, action.microbatch, err));
-    HLM_TRY(hlm_exchange_wait(runner->exchange, &stage->slots[binding.slot].receive_forward, err));
+    HLM_TRY(hlm_runner_wait_message(runner, stage->slots[binding.slot].receive_forward, err));
     HLM_TRY(copy_input(runner, stage, binding.slot, action.microbatch, err));
     hlm_runner_begin_pass(runner, &stage->slots[binding.slot], action.kind);
     for (int32_t b = 0; b < stage->state->num_blocks; b++) {
@@ -119,7 +119,7 @@ enum hlm_status hlm_runner_backward(struct hlm_runner *runner, struct hlm_action
     const bool weight_grads = action.kind != HLM_ACTION_I;
     if (input_grads) {
         HLM_TRY(hlm_runner_wait_sends(runner, slot, err));
-        HLM_TRY(hlm_exchange_wait(runner->exchange, &slot->receive_backward, err));
+        HLM_TRY(hlm_runner_wait_message(runner, slot->receive_backward, err));
     }
     hlm_runner_begin_pass(runner, slot, action.kind);
     HLM_TRY(runner->state->split ? run_halves(runner, &binding, input_grads, weight_grads, err)

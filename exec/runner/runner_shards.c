@@ -82,7 +82,7 @@ enum hlm_status hlm_runner_open_shards(struct hlm_runner *runner, int32_t block,
     HLM_TRY(hlm_runner_cut_pass(runner, err));
     for (int32_t kind = 0; kind < HLM_NUM_SHARD_KINDS; kind++) {
         const struct unit_pass pass = unit_of(binding, block, kind);
-        if (in_mask(shards->read[binding->pass], kind) && runner->state->plan->strategy.zero >= 3) {
+        if (in_mask(shards->read[binding->pass], kind) && runner->state->strategy.zero >= 3) {
             HLM_TRY(gather_unit(runner, &pass, err));
         }
         if (in_mask(shards->written[binding->pass], kind)) {
@@ -150,7 +150,7 @@ enum hlm_status hlm_runner_gather_shards(struct hlm_runner *runner,
                                          const struct hlm_state_stage *stage, struct hlm_err *err)
 {
     const struct hlm_state *state = runner->state;
-    for (int32_t i = 0; i < stage->num_units && state->plan->strategy.zero < 3; i++) {
+    for (int32_t i = 0; i < stage->num_units && state->strategy.zero < 3; i++) {
         const struct hlm_state_unit *unit = &stage->units[i];
         const struct hlm_op op = collective_of(unit, HLM_OP_ALL_GATHER, state->dtype);
         if (unit->own_count < unit->num_padded) {

@@ -3,6 +3,22 @@
 
 /* --- slots --- */
 
+void hlm_runner_new_slots(struct hlm_arena *arena, struct hlm_runner *runner,
+                          struct hlm_runner_stage *stage)
+{
+    const int32_t num = stage->state->num_slots, peers = runner->max_peers;
+    struct hlm_transfer **transfers =
+        HLM_ARENA_ARRAY(arena, struct hlm_transfer *, 4 * (int64_t)num * peers);
+    stage->slots = HLM_ARENA_ARRAY(arena, struct hlm_runner_slot, num);
+    for (int32_t i = 0; i < num; i++, transfers += 4 * peers) {
+        struct hlm_runner_slot *slot = &stage->slots[i];
+        slot->send_forward = transfers;
+        slot->send_backward = transfers + peers;
+        slot->receive_forward = transfers + 2 * peers;
+        slot->receive_backward = transfers + 3 * peers;
+    }
+}
+
 struct hlm_runner_stage *hlm_runner_stage_of(const struct hlm_runner *runner, int32_t stage)
 {
     const int32_t index = hlm_state_find_stage(runner->state, stage);
@@ -62,14 +78,44 @@ char *hlm_runner_input_grad_place(const struct hlm_runner_stage *stage, int32_t 
     return hlm_state_slot(stage->state, slot) + stage->state->blocks[0].input_grad_offset;
 }
 
-/* --- receives --- */
+/* --- messages --- */
 
-static int32_t stage_peer(const struct hlm_runner *runner, int32_t stage)
+static int32_t pipeline_rank(const struct hlm_runner *runner, int32_t stage)
 {
-    struct hlm_coords coords = runner->state->coords;
-    coords.pp = hlm_layout_stage_rank(&runner->state->plan->strategy, stage);
-    return hlm_layout_rank(&runner->state->plan->strategy, coords);
+    return hlm_layout_stage_rank(&runner->state->strategy, stage);
 }
+
+typedef enum hlm_status post_fn(struct hlm_exchange *exchange, int32_t peer,
+                                enum hlm_channel channel, void *data, int64_t bytes,
+                                struct hlm_transfer **out, struct hlm_err *err);
+
+/* The boundary activation at `data`, or its gradient, to or from the ranks of another stage. */
+static enum hlm_status post_message(struct hlm_runner *runner, post_fn *post, int32_t stage,
+                                    enum hlm_channel channel, char *data,
+                                    struct hlm_transfer **message, struct hlm_err *err)
+{
+    const struct hlm_state *state = runner->state;
+    const struct hlm_boundary boundary =
+        hlm_boundary_of(&state->plan->strategy, state->rank, pipeline_rank(runner, stage),
+                        post == hlm_exchange_send);
+    const int64_t bytes = state->boundary_bytes / (boundary.in_parts ? boundary.num_peers : 1);
+    for (int32_t i = 0; i < boundary.num_peers; i++) {
+        HLM_TRY(post(runner->exchange, boundary.first_peer + i, channel,
+                     data + (boundary.in_parts ? i * bytes : 0), bytes, &message[i], err));
+    }
+    return HLM_OK;
+}
+
+enum hlm_status hlm_runner_wait_message(struct hlm_runner *runner, struct hlm_transfer **message,
+                                        struct hlm_err *err)
+{
+    for (int32_t i = 0; i < runner->max_peers; i++) {
+        HLM_TRY(hlm_exchange_wait(runner->exchange, &message[i], err));
+    }
+    return HLM_OK;
+}
+
+/* --- receives --- */
 
 /* Takes a slot and posts the receive of its input. */
 static enum hlm_status post_forward(struct hlm_runner *runner, struct hlm_action action,
@@ -78,16 +124,16 @@ static enum hlm_status post_forward(struct hlm_runner *runner, struct hlm_action
     struct hlm_runner_stage *stage = hlm_runner_stage_of(runner, action.stage);
     HLM_TRY(take_slot(runner, stage, action.microbatch, out, err));
     char *input = hlm_state_slot(stage->state, *out) + stage->state->blocks[0].input_offset;
-    return hlm_exchange_receive(runner->exchange, stage_peer(runner, action.stage - 1),
-                                HLM_CHANNEL_FORWARD, input, runner->state->boundary_bytes,
-                                &stage->slots[*out].receive_forward, err);
+    return post_message(runner, hlm_exchange_receive, action.stage - 1, HLM_CHANNEL_FORWARD, input,
+                        stage->slots[*out].receive_forward, err);
 }
 
-/* Does an older receive than waiting[index] from the same rank wait too? */
-static bool has_older(const struct hlm_runner *runner, int32_t peer, int32_t index)
+/* Does an older receive than waiting[index] from the same ranks, those of stage `from`, wait too?
+ */
+static bool has_older(const struct hlm_runner *runner, int32_t from, int32_t index)
 {
     for (int32_t i = 0; i < index; i++) {
-        if (stage_peer(runner, runner->waiting[i].stage - 1) == peer) {
+        if (pipeline_rank(runner, runner->waiting[i].stage - 1) == pipeline_rank(runner, from)) {
             return true;
         }
     }
@@ -97,7 +143,7 @@ static bool has_older(const struct hlm_runner *runner, int32_t peer, int32_t ind
 static bool can_post(const struct hlm_runner *runner, struct hlm_action action, int32_t index)
 {
     return unused_slot(hlm_runner_stage_of(runner, action.stage)) >= 0 &&
-           !has_older(runner, stage_peer(runner, action.stage - 1), index);
+           !has_older(runner, action.stage - 1, index);
 }
 
 static void drop_waiting(struct hlm_runner *runner, int32_t index)
@@ -140,10 +186,9 @@ static enum hlm_status receive_backward(struct hlm_runner *runner, struct hlm_ac
     struct hlm_runner_stage *stage = hlm_runner_stage_of(runner, action.stage);
     const int32_t index = hlm_runner_find_slot(stage, action.microbatch);
     struct hlm_runner_slot *slot = &stage->slots[index];
-    HLM_TRY(hlm_exchange_wait(runner->exchange, &slot->send_forward, err));
-    return hlm_exchange_receive(runner->exchange, stage_peer(runner, action.stage + 1),
-                                HLM_CHANNEL_BACKWARD, hlm_runner_output_place(stage, index),
-                                runner->state->boundary_bytes, &slot->receive_backward, err);
+    HLM_TRY(hlm_runner_wait_message(runner, slot->send_forward, err));
+    return post_message(runner, hlm_exchange_receive, action.stage + 1, HLM_CHANNEL_BACKWARD,
+                        hlm_runner_output_place(stage, index), slot->receive_backward, err);
 }
 
 enum hlm_status hlm_runner_receive(struct hlm_runner *runner, struct hlm_action action,
@@ -165,7 +210,7 @@ enum hlm_status hlm_runner_forward_slot(struct hlm_runner *runner, struct hlm_ac
     for (int32_t i = 0; i < runner->num_waiting; i++) {
         if (runner->waiting[i].stage == action.stage &&
             runner->waiting[i].microbatch == action.microbatch) {
-            HLM_ASSERT(!has_older(runner, stage_peer(runner, action.stage - 1), i));
+            HLM_ASSERT(!has_older(runner, action.stage - 1, i));
             drop_waiting(runner, i);
             return post_forward(runner, action, out, err);
         }
@@ -184,8 +229,8 @@ void hlm_runner_free_slot(struct hlm_runner_stage *stage, int32_t slot)
 enum hlm_status hlm_runner_wait_sends(struct hlm_runner *runner, struct hlm_runner_slot *slot,
                                       struct hlm_err *err)
 {
-    HLM_TRY(hlm_exchange_wait(runner->exchange, &slot->send_forward, err));
-    return hlm_exchange_wait(runner->exchange, &slot->send_backward, err);
+    HLM_TRY(hlm_runner_wait_message(runner, slot->send_forward, err));
+    return hlm_runner_wait_message(runner, slot->send_backward, err);
 }
 
 enum hlm_status hlm_runner_send(struct hlm_runner *runner, struct hlm_action action,
@@ -194,12 +239,9 @@ enum hlm_status hlm_runner_send(struct hlm_runner *runner, struct hlm_action act
     struct hlm_runner_stage *stage = hlm_runner_stage_of(runner, action.stage);
     const int32_t index = hlm_runner_find_slot(stage, action.microbatch);
     struct hlm_runner_slot *slot = &stage->slots[index];
-    const int64_t bytes = runner->state->boundary_bytes;
     return action.kind == HLM_ACTION_SEND_F
-               ? hlm_exchange_send(runner->exchange, stage_peer(runner, action.stage + 1),
-                                   HLM_CHANNEL_FORWARD, hlm_runner_output_place(stage, index),
-                                   bytes, &slot->send_forward, err)
-               : hlm_exchange_send(runner->exchange, stage_peer(runner, action.stage - 1),
-                                   HLM_CHANNEL_BACKWARD, hlm_runner_input_grad_place(stage, index),
-                                   bytes, &slot->send_backward, err);
+               ? post_message(runner, hlm_exchange_send, action.stage + 1, HLM_CHANNEL_FORWARD,
+                              hlm_runner_output_place(stage, index), slot->send_forward, err)
+               : post_message(runner, hlm_exchange_send, action.stage - 1, HLM_CHANNEL_BACKWARD,
+                              hlm_runner_input_grad_place(stage, index), slot->send_backward, err);
 }

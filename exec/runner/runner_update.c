@@ -25,7 +25,7 @@ static bool shares_table(const struct hlm_state *state)
 
 static bool has_copy(const struct hlm_state *state, const struct hlm_state_stage *stage)
 {
-    return shares_table(state) && hlm_layout_ends_apart(&state->plan->strategy) &&
+    return shares_table(state) && hlm_layout_ends_apart(&state->strategy) &&
            stage == &state->stages[state->tied_stage];
 }
 
@@ -62,7 +62,7 @@ static enum hlm_status reduce_stage(struct hlm_runner *runner, const struct hlm_
     }
     HLM_TRY(reduce_slab(runner, HLM_OP_ALL_REDUCE, HLM_GROUP_TP, stage->grads_slab, NULL,
                         stage->num_sum_over_tp, err));
-    if (runner->state->plan->strategy.zero > 0) {
+    if (runner->state->strategy.zero > 0) {
         HLM_TRY(reduce_copies(runner, stage, err));
         return reduce_parts(runner, stage, true, err);
     }
@@ -104,7 +104,7 @@ static int64_t own_part(const struct hlm_state_stage *stage, const struct hlm_st
  * of experts may be spread over replicas, and sharded ones are spread over all. */
 static enum hlm_group norm_group(const struct hlm_state *state)
 {
-    const bool spread = state->plan->strategy.zero > 0 || state->plan->model.moe.num_experts > 0;
+    const bool spread = state->strategy.zero > 0 || state->plan->model.moe.num_experts > 0;
     return spread ? HLM_GROUP_WORLD : HLM_GROUP_MODEL;
 }
 
@@ -112,7 +112,7 @@ static enum hlm_group norm_group(const struct hlm_state *state)
  */
 static bool counts_in_norm(const struct hlm_state *state, const struct hlm_param *param)
 {
-    const bool whole = state->plan->strategy.zero == 0 && norm_group(state) == HLM_GROUP_WORLD;
+    const bool whole = state->strategy.zero == 0 && norm_group(state) == HLM_GROUP_WORLD;
     const int32_t copy = param->expert ? state->edp_rank : state->coords.dp + state->coords.cp;
     return !(param->replicated && state->coords.tp > 0) && !param->tied && !(whole && copy > 0);
 }
@@ -235,7 +235,7 @@ static enum hlm_status gather_part(struct hlm_runner *runner, const struct hlm_s
 static enum hlm_status gather_params(struct hlm_runner *runner, const struct hlm_state_stage *stage,
                                      struct hlm_err *err)
 {
-    if (runner->state->plan->strategy.zero == 0) {
+    if (runner->state->strategy.zero == 0) {
         return HLM_OK;
     }
     if (stage->num_units > 0) {

@@ -100,19 +100,14 @@ static void init_param(const struct hlm_state_param *placed, uint64_t seed, floa
 {
     const struct hlm_param *param = placed->param;
     const uint64_t key = hlm_hash(HLM_HASH_START, placed->name, strlen(placed->name)) ^ seed;
-    int64_t row = 0;
-    for (int32_t s = 0; s < param->num_slices; s++) {
-        for (int64_t r = 0; r < param->slices[s].num_rows; r++, row++) {
-            const int64_t first =
-                (param->slices[s].global_row + r) * param->global_cols + param->global_col;
-            for (int64_t c = 0; c < param->cols; c++) {
-                const double normal = hlm_rng_normal(key, (uint64_t)(first + c));
-                values[row * param->cols + c] =
-                    (float)(param->init_mean + param->init_std * normal);
-            }
+    for (int64_t row = 0; row < param->rows; row++) {
+        const int64_t first =
+            hlm_param_global_row(param, row) * param->global_cols + param->global_col;
+        for (int64_t c = 0; c < param->cols; c++) {
+            const double normal = hlm_rng_normal(key, (uint64_t)(first + c));
+            values[row * param->cols + c] = (float)(param->init_mean + param->init_std * normal);
         }
     }
-    HLM_ASSERT(row == param->rows);
 }
 
 static enum hlm_status fill_zero(const struct hlm_state *state, void *data, enum hlm_dtype dtype,
@@ -255,6 +250,7 @@ enum hlm_status hlm_state_new_routed(struct hlm_arena *arena, const struct hlm_p
                                      struct hlm_err *err)
 {
     const struct hlm_strategy *strategy = &plan->strategy;
+    const struct hlm_coords coords = hlm_layout_coords(strategy, rank);
     HLM_ASSERT(plan->model.moe.num_experts == 0 || routing != HLM_ROUTING_EVEN);
     const char *refusal = hlm_lowering_refusal(&plan->model, strategy);
     if (refusal != NULL) {
@@ -262,7 +258,8 @@ enum hlm_status hlm_state_new_routed(struct hlm_arena *arena, const struct hlm_p
     }
     struct hlm_state *state = HLM_ARENA_NEW(arena, struct hlm_state);
     *state = (struct hlm_state){.plan = plan,
-                                .coords = hlm_layout_coords(strategy, rank),
+                                .strategy = hlm_strategy_at(strategy, coords.pp),
+                                .coords = coords,
                                 .rank = rank,
                                 .backend = backend,
                                 .dtype = strategy->dtype,
@@ -270,8 +267,8 @@ enum hlm_status hlm_state_new_routed(struct hlm_arena *arena, const struct hlm_p
                                 .split = hlm_schedule_splits(strategy->schedule),
                                 .routing = routing};
     if (plan->model.moe.num_experts > 0) {
-        state->ep_rank = position_in(arena, strategy, HLM_GROUP_EP, rank);
-        state->edp_rank = position_in(arena, strategy, HLM_GROUP_EDP, rank);
+        state->ep_rank = position_in(arena, &state->strategy, HLM_GROUP_EP, rank);
+        state->edp_rank = position_in(arena, &state->strategy, HLM_GROUP_EDP, rank);
     }
     const enum hlm_status status = build_state(arena, state, seed, err);
     if (status != HLM_OK) {

@@ -95,6 +95,7 @@ struct hlm_state_stage {
 
 struct hlm_state {
     const struct hlm_plan *plan;
+    struct hlm_strategy strategy; /* the plan's, as this rank sees it: hlm_strategy_at */
     struct hlm_coords coords;
     int32_t rank;
     struct hlm_backend *backend;

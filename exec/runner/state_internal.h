@@ -12,8 +12,8 @@ static inline int64_t hlm_state_align(int64_t bytes)
     return (bytes + HLM_ALIGNMENT_BYTES - 1) / HLM_ALIGNMENT_BYTES * HLM_ALIGNMENT_BYTES;
 }
 
-/* Stages of this rank with their blocks, parameters and slots, all but the memory. plan, rank,
- * coords, dtype and split are set. */
+/* Stages of this rank with their blocks, parameters and slots, all but the memory. plan, strategy,
+ * rank, coords, dtype and split are set. */
 HLM_MUST_CHECK enum hlm_status hlm_state_lay_out(struct hlm_arena *arena, struct hlm_state *state,
                                                  struct hlm_err *err);
 

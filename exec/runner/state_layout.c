@@ -49,7 +49,7 @@ static enum hlm_status build_block(struct hlm_arena *arena, const struct hlm_sta
         &plan->cluster.groups[plan->stages[stage].device_group].device;
     const struct hlm_lowering_input input = {
         .model = &plan->model,
-        .strategy = &plan->strategy,
+        .strategy = &state->strategy,
         .backend = device->backend,
         .tp_rank = state->coords.tp,
         .ep_rank = state->ep_rank,
@@ -143,7 +143,7 @@ static void place_experts(struct hlm_arena *arena, const struct hlm_state *state
                           struct hlm_state_stage *stage, struct hlm_state_param *params)
 {
     const int64_t dense = stage->num_elements, first = stage->expert_first;
-    const int64_t shards = shards_of(&state->plan->strategy, HLM_GROUP_EDP);
+    const int64_t shards = shards_of(&state->strategy, HLM_GROUP_EDP);
     stage->num_elements = first;
     place_params(arena, stage, params, EXPERT);
     const int64_t padded = round_up(stage->num_elements - first, shards);
@@ -156,7 +156,7 @@ static void place_experts(struct hlm_arena *arena, const struct hlm_state *state
 static void place_kinds(struct hlm_arena *arena, const struct hlm_state *state,
                         struct hlm_state_stage *stage, struct hlm_state_param *params)
 {
-    const struct hlm_strategy *strategy = &state->plan->strategy;
+    const struct hlm_strategy *strategy = &state->strategy;
     const int64_t position = state->coords.dp * (int64_t)strategy->cp + state->coords.cp;
     const int64_t shards = shards_of(strategy, HLM_GROUP_DP);
     place_params(arena, stage, params, SUMMED_OVER_TP);
@@ -179,7 +179,7 @@ static void build_params(struct hlm_arena *arena, const struct hlm_state *state,
         total += block->block->num_params;
     }
     struct hlm_state_param *params = HLM_ARENA_ARRAY(arena, struct hlm_state_param, total);
-    if (hlm_shards_apply(&state->plan->strategy)) {
+    if (hlm_shards_apply(&state->strategy)) {
         hlm_state_place_units(arena, state, stage, params);
     } else {
         place_kinds(arena, state, stage, params);

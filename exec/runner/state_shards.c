@@ -11,8 +11,8 @@ static void place_unit_part(struct hlm_arena *arena, const struct hlm_state *sta
     const struct hlm_block *list = stage->blocks[block].block;
     for (int32_t p = 0; p < list->num_params; p++) {
         if (list->params[p].sum_over_tp == summed &&
-            hlm_shard_of_param(list, &state->plan->strategy, state->plan->model.tied_embeddings,
-                               p) == kind) {
+            hlm_shard_of_param(list, &state->strategy, state->plan->model.tied_embeddings, p) ==
+                kind) {
             hlm_state_place_param(arena, stage, params, block, p);
         }
     }
@@ -22,7 +22,7 @@ static void place_unit(struct hlm_arena *arena, const struct hlm_state *state,
                        struct hlm_state_stage *stage, struct hlm_state_param *params, int32_t block,
                        enum hlm_shard_kind kind)
 {
-    const struct hlm_strategy *strategy = &state->plan->strategy;
+    const struct hlm_strategy *strategy = &state->strategy;
     const struct hlm_shard_unit *what = &stage->blocks[block].shards->units[kind];
     const int64_t position = kind == HLM_SHARD_EXPERT
                                  ? state->edp_rank
@@ -55,7 +55,7 @@ static bool has_own(const struct hlm_block_shards *shards, int32_t kind)
 void hlm_state_place_units(struct hlm_arena *arena, const struct hlm_state *state,
                            struct hlm_state_stage *stage, struct hlm_state_param *params)
 {
-    const struct hlm_strategy *strategy = &state->plan->strategy;
+    const struct hlm_strategy *strategy = &state->strategy;
     stage->units = HLM_ARENA_ARRAY(arena, struct hlm_state_unit,
                                    stage->num_blocks * (int64_t)HLM_NUM_SHARD_KINDS);
     for (int32_t b = 0; b < stage->num_blocks; b++) {
@@ -78,7 +78,7 @@ void hlm_state_place_units(struct hlm_arena *arena, const struct hlm_state *stat
 static void link_block(const struct hlm_state *state, struct hlm_state_block *block)
 {
     const struct hlm_block_memory *memory = block->memory;
-    const struct hlm_shards_whole whole = hlm_shards_whole(block->shards, &state->plan->strategy);
+    const struct hlm_shards_whole whole = hlm_shards_whole(block->shards, &state->strategy);
     int64_t first = 0;
     if (block->shards->borrows_table) {
         HLM_ASSERT(state->tied_stage >= 0);

@@ -185,16 +185,15 @@ static void *rank_main(void *argument)
     return NULL;
 }
 
-static void run_job(struct job *job, int32_t dp, int32_t tp, int32_t pp, int32_t leaver,
-                    bool exchanges)
+static void run_strategy(struct job *job, const struct hlm_strategy *strategy, int32_t leaver,
+                         bool exchanges)
 {
     struct hlm_err err;
-    *job = (struct job){
-        .strategy = comm_body_strategy(dp, tp, pp), .leaver = leaver, .exchanges = exchanges};
+    *job = (struct job){.strategy = *strategy, .leaver = leaver, .exchanges = exchanges};
     job->config = (struct hlm_comm_config){
         .strategy = &job->strategy, .timeout_s = 60.0, .max_bytes = COMM_BODY_MAX_BYTES};
     check_ok(hlm_cuda_comm_id(job->id, &err), &err);
-    const int32_t num_ranks = dp * tp * pp;
+    const int32_t num_ranks = (int32_t)hlm_strategy_world_size(strategy);
     for (int32_t i = 0; i < num_ranks; i++) {
         job->ranks[i].job = job;
         job->ranks[i].rank = i;
@@ -204,6 +203,13 @@ static void run_job(struct job *job, int32_t dp, int32_t tp, int32_t pp, int32_t
         pthread_join(job->ranks[i].thread, NULL);
     }
     job->num_splits = count_splits(job);
+}
+
+static void run_job(struct job *job, int32_t dp, int32_t tp, int32_t pp, int32_t leaver,
+                    bool exchanges)
+{
+    const struct hlm_strategy strategy = comm_body_strategy(dp, tp, pp);
+    run_strategy(job, &strategy, leaver, exchanges);
 }
 
 static void check_body(int32_t dp, int32_t tp, int32_t pp)
@@ -231,6 +237,20 @@ static void test_several_dimensions(void **state)
     check_body(1, 1, 3);
     check_body(2, 2, 2);
     check_body(1, 2, 3);
+}
+
+/* Groups of one kind have other sizes elsewhere; all ranks must make communicators all the same. */
+static void test_places(void **state)
+{
+    (void)state;
+    static const struct hlm_rank_place places[] = {{2, 0, 0}, {1, 2, 2}};
+    struct hlm_strategy strategy = comm_body_strategy(1, 2, 2);
+    struct job job;
+    strategy.places = places;
+    run_strategy(&job, &strategy, -1, false);
+    for (int32_t i = 0; i < 3; i++) {
+        check_ok(job.ranks[i].status, &job.ranks[i].err);
+    }
 }
 
 static void test_a_rank_gives_up(void **state)
@@ -312,6 +332,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_dimension),
         cmocka_unit_test(test_several_dimensions),
+        cmocka_unit_test(test_places),
         cmocka_unit_test(test_a_rank_gives_up),
         cmocka_unit_test(test_through_the_exchange),
         cmocka_unit_test(test_communicators_in_one_order),

@@ -107,6 +107,22 @@ static void losses_agree(void **state)
     hlm_arena_free(fixture.arena);
 }
 
+/* Some layouts of a model. */
+static void check_some(const char *name, const struct golden_layout *layouts, size_t num)
+{
+    struct fixture fixture = {.arena = hlm_arena_new(), .folder = "/tmp/hlm-layouts-XXXXXX"};
+    assert_non_null(mkdtemp(fixture.folder));
+    fixture.golden = golden_read(fixture.arena, name);
+    const struct golden_layout one = {.microbatch_size = fixture.golden->global_batch_size};
+    const struct hlm_measurement *reference = run(&fixture, &one, HLM_LAUNCH_THREADS);
+    for (size_t i = 0; i < num; i++) {
+        check_losses(&fixture, &layouts[i], run(&fixture, &layouts[i], HLM_LAUNCH_MPI), reference,
+                     "MPI");
+    }
+    rmdir(fixture.folder);
+    hlm_arena_free(fixture.arena);
+}
+
 /* Ranks that share sequences. */
 static void context_losses_agree(void **state)
 {
@@ -118,17 +134,7 @@ static void context_losses_agree(void **state)
          .pp = 2,
          .schedule = HLM_SCHEDULE_1F1B,
          .recompute = HLM_RECOMPUTE_SELECTIVE}};
-    struct fixture fixture = {.arena = hlm_arena_new(), .folder = "/tmp/hlm-layouts-XXXXXX"};
-    assert_non_null(mkdtemp(fixture.folder));
-    fixture.golden = golden_read(fixture.arena, "gpt2");
-    const struct golden_layout one = {.microbatch_size = fixture.golden->global_batch_size};
-    const struct hlm_measurement *reference = run(&fixture, &one, HLM_LAUNCH_THREADS);
-    for (int i = 0; i < 2; i++) {
-        check_losses(&fixture, &layouts[i], run(&fixture, &layouts[i], HLM_LAUNCH_MPI), reference,
-                     "MPI");
-    }
-    rmdir(fixture.folder);
-    hlm_arena_free(fixture.arena);
+    check_some("gpt2", layouts, sizeof(layouts) / sizeof(layouts[0]));
 }
 
 /* Shared gradients and parameters. */
@@ -147,17 +153,7 @@ static void shared_losses_agree(void **state)
                                                     .microbatch_size = 1,
                                                     .schedule = HLM_SCHEDULE_1F1B,
                                                     .recompute = HLM_RECOMPUTE_SELECTIVE}};
-    struct fixture fixture = {.arena = hlm_arena_new(), .folder = "/tmp/hlm-layouts-XXXXXX"};
-    assert_non_null(mkdtemp(fixture.folder));
-    fixture.golden = golden_read(fixture.arena, "gpt2");
-    const struct golden_layout one = {.microbatch_size = fixture.golden->global_batch_size};
-    const struct hlm_measurement *reference = run(&fixture, &one, HLM_LAUNCH_THREADS);
-    for (int i = 0; i < 2; i++) {
-        check_losses(&fixture, &layouts[i], run(&fixture, &layouts[i], HLM_LAUNCH_MPI), reference,
-                     "MPI");
-    }
-    rmdir(fixture.folder);
-    hlm_arena_free(fixture.arena);
+    check_some("gpt2", layouts, sizeof(layouts) / sizeof(layouts[0]));
 }
 
 /* Experts on several ranks. */
@@ -172,23 +168,30 @@ static void expert_losses_agree(void **state)
                                                     .ep = 4,
                                                     .schedule = HLM_SCHEDULE_1F1B,
                                                     .recompute = HLM_RECOMPUTE_FULL}};
-    struct fixture fixture = {.arena = hlm_arena_new(), .folder = "/tmp/hlm-layouts-XXXXXX"};
-    assert_non_null(mkdtemp(fixture.folder));
-    fixture.golden = golden_read(fixture.arena, "moe");
-    const struct golden_layout one = {.microbatch_size = fixture.golden->global_batch_size};
-    const struct hlm_measurement *reference = run(&fixture, &one, HLM_LAUNCH_THREADS);
-    for (int i = 0; i < 2; i++) {
-        check_losses(&fixture, &layouts[i], run(&fixture, &layouts[i], HLM_LAUNCH_MPI), reference,
-                     "MPI");
-    }
-    rmdir(fixture.folder);
-    hlm_arena_free(fixture.arena);
+    check_some("moe", layouts, sizeof(layouts) / sizeof(layouts[0]));
+}
+
+/* Stages with a tp of their own. */
+static void uneven_losses_agree(void **state)
+{
+    (void)state;
+    static const struct golden_layout layouts[] = {
+        {.tp = 2, .pp = 2, .tp_at = {2, 1}, .schedule = HLM_SCHEDULE_1F1B},
+        {.dp = 2,
+         .tp = 2,
+         .pp = 2,
+         .tp_at = {1, 2},
+         .sp = true,
+         .zero = 3,
+         .schedule = HLM_SCHEDULE_ZB_H1}};
+    check_some("llama", layouts, sizeof(layouts) / sizeof(layouts[0]));
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(losses_agree), cmocka_unit_test(context_losses_agree),
-        cmocka_unit_test(shared_losses_agree), cmocka_unit_test(expert_losses_agree)};
+        cmocka_unit_test(shared_losses_agree), cmocka_unit_test(expert_losses_agree),
+        cmocka_unit_test(uneven_losses_agree)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

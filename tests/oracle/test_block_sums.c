@@ -128,12 +128,11 @@ static void parameters_of_all_blocks_are_the_models(void **state)
 
 static void mark_shard(const struct hlm_param *param, int *marks)
 {
-    for (int32_t s = 0; s < param->num_slices; s++) {
-        for (int64_t r = 0; r < param->slices[s].num_rows; r++) {
-            for (int64_t c = 0; c < param->cols; c++) {
-                marks[(param->slices[s].global_row + r) * param->global_cols + param->global_col +
-                      c]++;
-            }
+    for (int64_t row = 0; row < param->rows; row++) {
+        const int64_t first =
+            hlm_param_global_row(param, row) * param->global_cols + param->global_col;
+        for (int64_t c = 0; c < param->cols; c++) {
+            marks[first + c]++;
         }
     }
 }

@@ -127,6 +127,54 @@ static void contexts(void **state)
     hlm_arena_free(problem.arena);
 }
 
+/* Stages with a tp of their own, the same experts on all. */
+static void uneven(void **state)
+{
+    (void)state;
+    static const struct golden_layout rows[] = {
+        {.tp = 2, .tp_at = {2, 1}, .sp = true, .pp = 2, .schedule = HLM_SCHEDULE_1F1B},
+        {.tp = 2,
+         .tp_at = {1, 2},
+         .sp = true,
+         .pp = 2,
+         .dp = 2,
+         .ep = 2,
+         .zero = 1,
+         .schedule = HLM_SCHEDULE_ZB_H1},
+        {.tp = 2, .tp_at = {2, 1}, .sp = true, .pp = 2, .dp = 2, .ep = 2, .zero = 3}};
+    struct problem problem = problem_new();
+    find_reference(&problem);
+    for (size_t i = 0; i < NUM(rows); i++) {
+        check_layout(&problem, &rows[i]);
+    }
+    hlm_arena_free(problem.arena);
+}
+
+/* Experts cut over tp. */
+static void expert_shards(void **state)
+{
+    (void)state;
+    static const struct golden_layout rows[] = {
+        {.tp = 2, .etp = 2},
+        {.tp = 2, .etp = 2, .dp = 2, .ep = 2, .zero = 1},
+        {.tp = 2, .etp = 2, .dp = 2, .recompute = HLM_RECOMPUTE_FULL, .zero = 2},
+        {.tp = 2, .etp = 2, .dp = 4, .ep = 2, .recompute = HLM_RECOMPUTE_SELECTIVE, .zero = 3},
+        {.tp = 2, .etp = 2, .cp = 2, .ep = 2},
+        {.tp = 2, .etp = 2, .pp = 2, .dp = 2, .ep = 2, .schedule = HLM_SCHEDULE_ZB_H1},
+        {.tp = 2, .etp = 2, .pp = 2, .tp_at = {1, 2}, .dp = 2, .ep = 2, .zero = 3}};
+    struct problem problem = problem_new();
+    for (int model = 0; model < 2; model++) {
+        find_reference(&problem);
+        for (size_t i = 0; i < NUM(rows); i++) {
+            struct golden_layout layout = rows[i];
+            layout.sp = true;
+            check_layout(&problem, &layout);
+        }
+        problem.golden.model.activation = HLM_ACTIVATION_GELU; /* no gate */
+    }
+    hlm_arena_free(problem.arena);
+}
+
 static void schedules(void **state)
 {
     (void)state;
@@ -308,6 +356,8 @@ int main(void)
         cmocka_unit_test(layouts),
         cmocka_unit_test(contexts),
         cmocka_unit_test(schedules),
+        cmocka_unit_test(uneven),
+        cmocka_unit_test(expert_shards),
         cmocka_unit_test(balanced),
         cmocka_unit_test(balanced_over_shards),
         cmocka_unit_test(one_expert_gets_everything),

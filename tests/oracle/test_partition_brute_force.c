@@ -65,12 +65,13 @@ static double solve_ilp(const struct arenas *arenas, struct hlm_pattern_set *set
     int32_t ends[MAX_STAGES];
     struct hlm_partition partition = {.ends = ends};
     double least_s = 0.0;
+    int32_t num_nodes = 0;
     if (!hlm_bound_narrow(arenas->scratch, set, cutoff_s, &windows)) {
         return INFINITY;
     }
     const double low_s = hlm_bound_closed_form(hlm_pattern_set_placement(set));
-    const enum hlm_ilp_outcome outcome =
-        hlm_partition_glpk(arenas->scratch, set, &windows, low_s, 0, &partition, &least_s);
+    const enum hlm_ilp_outcome outcome = hlm_partition_glpk(arenas->scratch, set, &windows, low_s,
+                                                            0, &partition, &least_s, &num_nodes);
     if (outcome == HLM_ILP_NO_BETTER) {
         return INFINITY;
     }

@@ -54,8 +54,8 @@ static int64_t predicted_bytes(struct fixture *fixture, const struct hlm_plan *p
     struct hlm_pricer pricer;
     const int32_t *in_flight = hlm_schedule_in_flights(fixture->arena, schedule);
     int64_t bytes = 0, transient = 0;
-    check_ok(hlm_pricer_init(fixture->arena, &plan->model, &plan->strategy, &plan->cluster, 0,
-                             &pricer, &err),
+    const struct hlm_strategy at = hlm_strategy_at(&plan->strategy, pp);
+    check_ok(hlm_pricer_init(fixture->arena, &plan->model, &at, &plan->cluster, 0, &pricer, &err),
              &err);
     for (int32_t s = 0; s < plan->num_stages; s++) {
         const struct hlm_stage_shape shape =
@@ -123,7 +123,8 @@ static void check_layout(struct fixture *fixture, const char *name, int64_t glob
     }
     const struct hlm_plan *plan =
         golden_plan(fixture->arena, &golden.model, global_batch_size, golden.seq_len, layout);
-    if (plan != NULL) { /* else not legal for this model: sp rows that tp does not divide */
+    /* Else not legal for this model (sp rows that tp does not divide), or priced only. */
+    if (plan != NULL && hlm_lowering_refusal(&plan->model, &plan->strategy) == NULL) {
         check_plan(fixture, plan, schedule,
                    hlm_arena_printf(fixture->arena, "%s %s", name,
                                     golden_layout_text(fixture->arena, layout)));
@@ -166,8 +167,42 @@ static void test_all(void **state)
     assert_true(fixture->num_checked > 1000);
 }
 
+/* Each pipeline rank with a tp of its own. */
+static void test_uneven(void **state)
+{
+    static const struct golden_layout layouts[] = {
+        {.tp = 2, .pp = 2, .tp_at = {1, 2}, .sp = true, .schedule = HLM_SCHEDULE_1F1B},
+        {.tp = 4, .pp = 2, .tp_at = {4, 2}, .schedule = HLM_SCHEDULE_GPIPE, .dp = 2, .zero = 1},
+        {.tp = 2,
+         .pp = 3,
+         .tp_at = {2, 1, 2},
+         .sp = true,
+         .schedule = HLM_SCHEDULE_ZB_H1,
+         .dp = 2,
+         .zero = 2,
+         .dtype = HLM_DTYPE_BF16},
+        {.tp = 4,
+         .pp = 4,
+         .tp_at = {1, 4, 2, 1},
+         .schedule = HLM_SCHEDULE_ZB_H2,
+         .dp = 2,
+         .zero = 3,
+         .recompute = HLM_RECOMPUTE_SELECTIVE}};
+    struct fixture *fixture = *state;
+    const int32_t before = fixture->num_checked;
+    for (size_t i = 0; i < sizeof(layouts) / sizeof(layouts[0]); i++) {
+        struct golden_layout layout = layouts[i];
+        layout.vpp = 1;
+        check_layout(fixture, "gpt2", 16, &layout);
+        check_layout(fixture, "llama", 16, &layout);
+        check_layout(fixture, "vit", 16, &layout);
+    }
+    assert_true(fixture->num_checked - before > 50);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(test_all, enter, leave)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(test_all, enter, leave),
+                                       cmocka_unit_test_setup_teardown(test_uneven, enter, leave)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -347,13 +347,15 @@ static void check_best(struct hlm_arena *arena, const struct brute *brute)
     struct hlm_rank_caps caps;
     int32_t minors[MAX_STAGES], majors[MAX_STAGES], firsts[MAX_STAGES];
     double bound_s = 0.0, least_s = 0.0;
+    int32_t num_nodes = 0;
     const double best_s = brute->best_s, slack = 1 + 1e-9;
     const double threshold_s =
         hlm_rank_threshold(arena, brute->set, 1e-3 * best_s, 1.1 * best_s, &caps);
     assert_true(threshold_s <= best_s * slack);
     assert_true(hlm_rank_narrow(arena, brute->set, best_s * slack, &caps));
-    const enum hlm_ilp_outcome outcome = hlm_rank_glpk(arena, brute->set, &caps, threshold_s, 0,
-                                                       minors, majors, firsts, &bound_s, &least_s);
+    const enum hlm_ilp_outcome outcome =
+        hlm_rank_glpk(arena, brute->set, &caps, threshold_s, 0, minors, majors, firsts, &bound_s,
+                      &least_s, &num_nodes);
     assert_true(outcome == HLM_ILP_PROVED);
     assert_true(bound_s <= best_s * slack && least_s <= best_s * slack);
     assert_true(threshold_s <= bound_s * slack);

@@ -28,10 +28,12 @@ struct hlm_strategy comm_body_strategy(int32_t dp, int32_t tp, int32_t pp)
 static struct group group_of(const struct body *body, enum hlm_group kind)
 {
     struct group group = {.kind = kind};
-    group.size = hlm_layout_group_size(body->strategy, kind);
+    const struct hlm_strategy at =
+        hlm_strategy_at(body->strategy, hlm_layout_coords(body->strategy, body->comm->rank).pp);
+    group.size = hlm_layout_group_size(&at, kind);
     HLM_ASSERT(group.size <= 64);
     hlm_layout_group(body->strategy, kind, body->comm->rank, group.members, &group.position);
-    if (group.position < 0) {
+    if (group.position < 0 || !hlm_layout_group_is_mutual(body->strategy, kind)) {
         group = (struct group){kind, 1, 0, {body->comm->rank}};
     }
     return group;

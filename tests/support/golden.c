@@ -18,6 +18,7 @@ const struct hlm_cluster *golden_cluster(struct hlm_arena *arena, int32_t num_de
     *group = (struct hlm_device_group){
         .name = "cores",
         .device = {.name = "imaginary-core",
+                   .repeat_operators = 1,
                    .backend = HLM_BACKEND_CPU,
                    .memory_bytes = 1 << 30,
                    .dtypes = dtypes,
@@ -142,6 +143,21 @@ static int32_t at_least_one(int32_t value)
     return value > 0 ? value : 1;
 }
 
+/* The stages, each with the tp of its pipeline rank. */
+static const struct hlm_plan_stage *with_tp_of(struct hlm_arena *arena,
+                                               const struct golden_layout *layout,
+                                               const struct hlm_plan_stage *stages,
+                                               int32_t num_stages)
+{
+    struct hlm_plan_stage *changed =
+        hlm_arena_memdup(arena, stages, (size_t)num_stages * sizeof(*stages));
+    for (int32_t s = 0; s < num_stages; s++) {
+        const int32_t tp = layout->tp_at[stages[s].rank_group % GOLDEN_MAX_PP];
+        changed[s].tp = tp > 0 ? tp : stages[s].tp;
+    }
+    return changed;
+}
+
 const struct hlm_plan *golden_plan(struct hlm_arena *arena, const struct hlm_model *model,
                                    int64_t global_batch_size, int64_t seq_len,
                                    const struct golden_layout *layout)
@@ -153,7 +169,7 @@ const struct hlm_plan *golden_plan(struct hlm_arena *arena, const struct hlm_mod
                                     .cp = at_least_one(layout->cp),
                                     .vpp = at_least_one(layout->vpp),
                                     .ep = at_least_one(layout->ep),
-                                    .etp = 1,
+                                    .etp = at_least_one(layout->etp),
                                     .sp = layout->sp,
                                     .zero = layout->zero,
                                     .schedule = layout->schedule,
@@ -175,19 +191,35 @@ const struct hlm_plan *golden_plan(struct hlm_arena *arena, const struct hlm_mod
     check_ok(hlm_plan_even_stages(arena, model, cluster, &strategy, (int32_t)layout->recompute,
                                   &stages, &num_stages, &err),
              &err);
-    check_ok(
-        hlm_plan_price(arena, model, cluster, &strategy, stages, num_stages, &plan, NULL, &err),
-        &err);
+    stages = with_tp_of(arena, layout, stages, num_stages);
+    const enum hlm_status status =
+        hlm_plan_price(arena, model, cluster, &strategy, stages, num_stages, &plan, NULL, &err);
+    if (status != HLM_NO || layout->tp_at[0] == 0) {
+        check_ok(status, &err);
+    }
     return plan;
+}
+
+static const char *tp_text(struct hlm_arena *arena, const struct golden_layout *layout)
+{
+    struct hlm_text text;
+    hlm_text_init(&text, arena);
+    hlm_text_printf(&text, "%d",
+                    at_least_one(layout->tp_at[0] > 0 ? layout->tp_at[0] : layout->tp));
+    for (int32_t pp = 1; pp < layout->pp && pp < GOLDEN_MAX_PP && layout->tp_at[pp] > 0; pp++) {
+        hlm_text_printf(&text, "/%d", layout->tp_at[pp]);
+    }
+    return text.text;
 }
 
 const char *golden_layout_text(struct hlm_arena *arena, const struct golden_layout *layout)
 {
     return hlm_arena_printf(
-        arena, "dp%d tp%d%s pp%d cp%d vpp%d ep%d %s %s zero%d mbs%lld %s", at_least_one(layout->dp),
-        at_least_one(layout->tp), layout->sp ? " sp" : "", at_least_one(layout->pp),
-        at_least_one(layout->cp), at_least_one(layout->vpp), at_least_one(layout->ep),
-        hlm_schedule_texts[layout->schedule], hlm_recompute_texts[layout->recompute], layout->zero,
+        arena, "dp%d tp%s%s pp%d cp%d vpp%d ep%d etp%d %s %s zero%d mbs%lld %s",
+        at_least_one(layout->dp), tp_text(arena, layout), layout->sp ? " sp" : "",
+        at_least_one(layout->pp), at_least_one(layout->cp), at_least_one(layout->vpp),
+        at_least_one(layout->ep), at_least_one(layout->etp), hlm_schedule_texts[layout->schedule],
+        hlm_recompute_texts[layout->recompute], layout->zero,
         (long long)(layout->microbatch_size > 0 ? layout->microbatch_size : 1),
         hlm_dtype_texts[layout->dtype]);
 }

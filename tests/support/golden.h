@@ -31,6 +31,8 @@ struct golden {
 };
 const struct golden *golden_read(struct hlm_arena *arena, const char *name);
 
+enum { GOLDEN_MAX_PP = 4 };
+
 /* What a test varies; zeros take the default (1, none, gpipe, fp32). */
 struct golden_layout {
     int32_t dp, tp, pp, cp, vpp;
@@ -40,7 +42,9 @@ struct golden_layout {
     enum hlm_recompute recompute;
     int64_t microbatch_size;
     enum hlm_dtype dtype;
-    int32_t ep; /* etp is 1 */
+    int32_t ep, etp;
+    /* By pipeline rank, where it differs from tp, which is then the largest of them. */
+    int32_t tp_at[GOLDEN_MAX_PP];
 };
 
 /* A priced plan of the layout, or NULL where the layout is not legal for the model (tp does not
@@ -49,7 +53,7 @@ const struct hlm_plan *golden_plan(struct hlm_arena *arena, const struct hlm_mod
                                    int64_t global_batch_size, int64_t seq_len,
                                    const struct golden_layout *layout);
 
-/* "dp2 tp2 sp pp2 cp1 vpp1 ep1 gpipe full zero1 mbs1 fp32" */
+/* "dp2 tp2/1 sp pp2 cp1 vpp1 ep1 etp1 gpipe full zero1 mbs1 fp32" */
 const char *golden_layout_text(struct hlm_arena *arena, const struct golden_layout *layout);
 
 #endif

@@ -187,18 +187,19 @@ static void make_choices(struct op_check *check, const struct hlm_op *op, double
     }
 }
 
-/* All rows, or some of them where the operator accumulates; the second expert of the first rank
- * gets none. */
+/* All rows of each part, or some of them where the operator accumulates; the second expert of the
+ * first rank of each gets none. */
 static void make_counts(struct op_check *check, const struct hlm_op *op, double *values,
                         int64_t count)
 {
-    const int64_t rows = op->layout == HLM_GEMM_NT ? op->k : op->m;
+    const int64_t parts = op->expert_parts > 1 ? op->expert_parts : 1, num = count / parts;
+    const int64_t rows = (op->layout == HLM_GEMM_NT ? op->k : op->m) / parts;
     for (int64_t i = 0; i < count; i++) {
         values[i] = 0.0;
     }
-    for (int64_t i = 0; i < rows - (op->accumulate ? rows / 3 : 0); i++) {
-        const int64_t drawn = hlm_rng_next_int(&check->rng, 0, count - 1);
-        values[drawn == 1 ? 0 : drawn] += 1.0;
+    for (int64_t i = 0; i < parts * (rows - (op->accumulate ? rows / 3 : 0)); i++) {
+        const int64_t drawn = hlm_rng_next_int(&check->rng, 0, num - 1);
+        values[i % parts * num + (drawn == 1 ? 0 : drawn)] += 1.0;
     }
 }
 

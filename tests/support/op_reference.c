@@ -335,19 +335,24 @@ static void unpermute(const struct hlm_op *op, double *const *at)
 static void grouped_gemm(const struct hlm_op *op, double *const *at)
 {
     const bool reduces = op->layout == HLM_GEMM_NT;
+    const int64_t parts = op->expert_parts > 1 ? op->expert_parts : 1;
+    const int64_t num_counts = (int64_t)op->expert_ranks * op->num_experts;
     int64_t first = 0;
     for (int64_t i = 0; reduces && !op->accumulate && i < op->num_experts * op->m * op->n; i++) {
         at[2][i] = 0.0;
     }
-    for (int64_t i = 0; i < (int64_t)op->expert_ranks * op->num_experts; i++) {
+    for (int64_t i = 0; i < num_counts; i++) {
         const int64_t rows = (int64_t)at[3][i], expert = i % op->num_experts;
+        if (i % (num_counts / parts) == 0) {
+            first = i / (num_counts / parts) * ((reduces ? op->k : op->m) / parts);
+        }
         struct hlm_op one = *op;
         *(reduces ? &one.k : &one.m) = rows;
         one.accumulate = reduces || op->accumulate;
-        double *const parts[] = {at[0] + first * (reduces ? op->m : op->k),
-                                 at[1] + (reduces ? first : expert * op->k) * op->n,
-                                 at[2] + (reduces ? expert * op->m : first) * op->n};
-        gemm(&one, parts);
+        double *const operands[] = {at[0] + first * (reduces ? op->m : op->k),
+                                    at[1] + (reduces ? first : expert * op->k) * op->n,
+                                    at[2] + (reduces ? expert * op->m : first) * op->n};
+        gemm(&one, operands);
         first += rows;
     }
 }

@@ -76,22 +76,19 @@ static void scatter(const struct run *run, const struct hlm_state_param *placed,
     const struct hlm_param *param = placed->param;
     const int32_t golden = find_golden(run, placed->name);
     const int64_t count = run->golden->params[golden].num_grad;
-    int64_t row = 0;
-    for (int32_t s = 0; s < param->num_slices; s++) {
-        for (int64_t r = 0; r < param->slices[s].num_rows; r++, row++) {
-            const int64_t global_row = param->slices[s].global_row + r;
-            for (int64_t c = 0; c < param->cols; c++) {
-                const int64_t at = global_row * param->global_cols + param->global_col + c;
-                const int64_t element = row * param->cols + c - piece->first;
-                if (at >= count || element < 0 || element >= piece->count) {
-                    continue;
-                }
-                const float value = piece->values[element];
-                if (to_double != NULL) {
-                    to_double[at] = (double)value;
-                } else {
-                    to_float[at] = value;
-                }
+    for (int64_t row = 0; row < param->rows; row++) {
+        const int64_t global_row = hlm_param_global_row(param, row);
+        for (int64_t c = 0; c < param->cols; c++) {
+            const int64_t at = global_row * param->global_cols + param->global_col + c;
+            const int64_t element = row * param->cols + c - piece->first;
+            if (at >= count || element < 0 || element >= piece->count) {
+                continue;
+            }
+            const float value = piece->values[element];
+            if (to_double != NULL) {
+                to_double[at] = (double)value;
+            } else {
+                to_float[at] = value;
             }
         }
     }

@@ -180,6 +180,16 @@ static void test_every_rank(void **state)
         (struct golden_layout){.dp = 2, .tp = 2, .sp = true, .pp = 2, .microbatch_size = 2});
 }
 
+/* A rank has several peers at a boundary. */
+static void test_uneven_ranks(void **state)
+{
+    (void)state;
+    check_layout((struct golden_layout){
+        .tp = 4, .tp_at = {1, 4, 1}, .sp = true, .pp = 3, .schedule = HLM_SCHEDULE_1F1B});
+    check_layout((struct golden_layout){
+        .tp = 4, .tp_at = {2, 4, 2}, .pp = 3, .schedule = HLM_SCHEDULE_ZB_H1});
+}
+
 /* Several stages a rank, split backwards, pairs. */
 static void test_other_schedules(void **state)
 {
@@ -537,6 +547,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_every_rank, make_counting),
+        cmocka_unit_test_setup(test_uneven_ranks, make_counting),
         cmocka_unit_test_setup(test_other_schedules, make_counting),
         cmocka_unit_test_setup(test_large_world, make_counting),
         cmocka_unit_test_setup(test_experts, make_counting),

@@ -68,6 +68,20 @@ static void test_body(void **state)
     check_body(2, 2, 2);
 }
 
+/* Groups of one kind have other sizes elsewhere, and PP and EMBEDDING nobody. */
+static void test_body_of_places(void **state)
+{
+    (void)state;
+    static const struct hlm_rank_place places[] = {{2, 0, 0}, {1, 2, 2}};
+    struct hlm_strategy strategy = comm_body_strategy(1, 2, 2);
+    struct rank ranks[3];
+    strategy.places = places;
+    run_all(ranks, &strategy, 120, comm_body_run);
+    for (int32_t i = 0; i < 3; i++) {
+        check_ok(ranks[i].status, &ranks[i].err);
+    }
+}
+
 /* ---- faults ---- */
 
 static double values[4][4000];
@@ -305,13 +319,10 @@ static void test_bf16(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bf16),
-        cmocka_unit_test(test_body),
-        cmocka_unit_test(test_late),
-        cmocka_unit_test(test_left),
-        cmocka_unit_test(test_abort),
-        cmocka_unit_test(test_misfit),
-        cmocka_unit_test(test_leave_with_messages),
+        cmocka_unit_test(test_bf16),           cmocka_unit_test(test_body),
+        cmocka_unit_test(test_body_of_places), cmocka_unit_test(test_late),
+        cmocka_unit_test(test_left),           cmocka_unit_test(test_abort),
+        cmocka_unit_test(test_misfit),         cmocka_unit_test(test_leave_with_messages),
         cmocka_unit_test(test_waits_sleep),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -336,17 +336,44 @@ static void test_experts(void **state)
     }
 }
 
-/* Nothing is written behind the rows that came. */
+/* The same in parts, each with room of its own. */
+static void test_experts_in_parts(void **state)
+{
+    struct hlm_op op = {.kind = HLM_OP_GROUPED_GEMM,
+                        .m = 42,
+                        .n = 17,
+                        .k = 24,
+                        .num_experts = 2,
+                        .expert_ranks = 6,
+                        .expert_parts = 3};
+    for (int layout = 0; layout < 3; layout++) {
+        op.layout = ((const enum hlm_gemm_layout[]){HLM_GEMM_TN, HLM_GEMM_NN, HLM_GEMM_NT})[layout];
+        op.accumulate = true;
+        op_check_forward(*state, &op, 0);
+    }
+    struct hlm_op activation = {.kind = HLM_OP_EXPERT_ACTIVATION_FWD,
+                                .m = 42,
+                                .n = 17,
+                                .num_experts = 2,
+                                .expert_ranks = 6,
+                                .expert_parts = 3,
+                                .activation = HLM_ACTIVATION_SWIGLU};
+    op_check_forward(*state, &activation, 0);
+    op_check_backward(*state, &activation, HLM_OP_EXPERT_ACTIVATION_BWD, "v0 v1 d2 g0", 0);
+}
+
+/* Nothing is written behind the rows that came, in any part. */
 static void test_room_behind_the_rows(void **state)
 {
-    enum { ROWS = 10, COLS = 4, CAME = 7 };
+    enum { ROWS = 10, COLS = 4, FIRST = 3, SECOND = 4 }; /* of five in each part */
     struct op_check *check = *state;
-    const double counts[] = {4, 0, 1, 2};
+    const double counts[] = {2, 1, 0, 4};
     struct hlm_op op = {.m = ROWS,
                         .n = COLS,
                         .k = COLS,
                         .num_experts = 2,
                         .expert_ranks = 2,
+                        .expert_parts = 2,
                         .layout = HLM_GEMM_TN,
                         .activation = HLM_ACTIVATION_GELU};
     struct op_check_memory in, weights, numbers, out[2];
@@ -365,7 +392,8 @@ static void test_room_behind_the_rows(void **state)
         double values[ROWS * COLS];
         op_check_memory_read(check, &out[which], false, values);
         for (int i = 0; i < ROWS * COLS; i++) {
-            assert_int_equal(isnan(values[i]) != 0, i >= CAME * COLS);
+            const int row = i / COLS, came = row < ROWS / 2 ? FIRST : SECOND;
+            assert_int_equal(isnan(values[i]) != 0, row % (ROWS / 2) >= came);
         }
         op_check_memory_free(check, &out[which]);
     }
@@ -584,6 +612,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_ties, setup, teardown),
         cmocka_unit_test_setup_teardown(test_permutation, setup, teardown),
         cmocka_unit_test_setup_teardown(test_experts, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_experts_in_parts, setup, teardown),
         cmocka_unit_test_setup_teardown(test_room_behind_the_rows, setup, teardown),
         cmocka_unit_test_setup_teardown(test_slabs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_xent_reductions, setup, teardown),

@@ -424,6 +424,7 @@ static void test_places_in_one_row_change_nothing(void **state)
             assert_memory_equal(a, b, (size_t)size * sizeof a[0]);
             assert_int_equal(at_a, at_b);
         }
+        assert_true(hlm_layout_group_is_mutual(&placed, group));
         for (int32_t stage = 0; stage < 3; stage++) {
             const struct hlm_group_shape a = hlm_layout_shape(&plain, group, &scene.cluster, stage);
             const struct hlm_group_shape b =
@@ -463,6 +464,10 @@ static void test_places_make_groups(void **state)
                                             HLM_GROUP_WORLD};
     static const int32_t first_sizes[] = {4, 4, 8, 32}, other_sizes[] = {2, 4, 8, 32};
     const struct hlm_strategy strategy = mixed();
+    for (int g = 0; g < HLM_NUM_GROUPS; g++) {
+        const bool crosses = g == HLM_GROUP_PP || g == HLM_GROUP_EMBEDDING;
+        assert_int_equal(hlm_layout_group_is_mutual(&strategy, (enum hlm_group)g), !crosses);
+    }
     for (size_t g = 0; g < 4; g++) {
         for (int32_t rank = 0; rank < 32; rank++) {
             int32_t members[32], theirs[32], position = 0, at = 0;

@@ -107,9 +107,10 @@ static void head_takes_layers_from_the_last_stage(void **state)
     int32_t ends[2][3];
     struct hlm_partition by_dp = {.ends = ends[0]}, by_ilp = {.ends = ends[1]};
     double least_s = 0;
+    int32_t num_nodes = 0;
     assert_true(hlm_partition_dp(scratch, set, &windows, &by_dp));
     assert_int_equal(hlm_partition_glpk(scratch, set, &windows, hlm_bound_closed_form(&placement),
-                                        0, &by_ilp, &least_s),
+                                        0, &by_ilp, &least_s, &num_nodes),
                      HLM_ILP_PROVED);
     check_close(by_dp.bound_s, 36 + 29 * 12, 1e-12);
     check_close(by_ilp.bound_s, by_dp.bound_s, 1e-9);
@@ -141,12 +142,15 @@ static void node_limit_is_not_an_answer(void **state)
         assert_true(hlm_bound_narrow(arena, set, (double)INFINITY, &windows));
         assert_true(hlm_partition_dp(scratch, set, &windows, &exact));
         double least_s = 0;
-        const enum hlm_ilp_outcome outcome = hlm_partition_glpk(
-            scratch, set, &windows, hlm_bound_closed_form(placement), 1, &limited, &least_s);
+        int32_t num_nodes = 0;
+        const enum hlm_ilp_outcome outcome =
+            hlm_partition_glpk(scratch, set, &windows, hlm_bound_closed_form(placement), 1,
+                               &limited, &least_s, &num_nodes);
         assert_true(least_s <= exact.bound_s);
         if (outcome == HLM_ILP_PROVED) {
             check_close(limited.bound_s, exact.bound_s, 1e-6);
         } else {
+            assert_true(num_nodes > 1);
             num_limited++;
             assert_true(outcome == HLM_ILP_INCUMBENT || outcome == HLM_ILP_UNKNOWN);
         }

@@ -53,8 +53,36 @@ static void test_rank_groups(void **state)
     hlm_arena_free(arena);
 }
 
+/* Each pipeline rank must be legal as its own ranks see it. */
+static void test_tp_of_stages(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct hlm_model model = golden_read(arena, "gpt2")->model;
+    struct hlm_err err;
+    const struct hlm_plan *read = NULL;
+    model.tied_embeddings = false;
+    model.num_layers = 3;
+    model.hidden_size = model.ffn_size = 24;
+    model.num_heads = model.num_kv_heads = 6;
+    model.head_dim = 4;
+    const struct golden_layout layout = {.tp = 6, .pp = 3, .tp_at = {6, 2, 6}};
+    struct hlm_plan plan = *golden_plan(arena, &model, 4, 12, &layout);
+    check_ok(read_again(arena, &plan, &read, &err), &err);
+    assert_int_equal(read->num_ranks, 14);
+    assert_int_equal(read->strategy.places[2].first_rank, 8);
+    struct hlm_plan_stage stages[3];
+    memcpy(stages, plan.stages, sizeof stages);
+    stages[2].tp = 4;
+    plan.stages = stages;
+    check_fails(read_again(arena, &plan, &read, &err), HLM_INPUT, &err,
+                "tp = 4 does not divide num_heads = 6");
+    hlm_arena_free(arena);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_rank_groups)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_rank_groups),
+                                       cmocka_unit_test(test_tp_of_stages)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,8 +1,8 @@
 #include "exec/rank.h"
 
+#include "compare/compare.h"
 #include "exec/comm/comm_emulate.h"
 #include "exec/comm/comm_queue.h"
-
 #include "tests/support/check.h"
 #include "tests/support/golden.h"
 #include "tests/support/late_backend.h"
@@ -229,6 +229,38 @@ static void test_virtual_time(void **state)
     hlm_arena_free(arena);
 }
 
+/* Stages with a tp of their own, joined with what the plan promises of them. */
+static void test_several_tp(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct hlm_comparison compared;
+    struct hlm_err err;
+    struct run run;
+    run_init(&run, arena,
+             (struct golden_layout){
+                 .tp = 2, .tp_at = {1, 2, 1}, .sp = true, .pp = 3, .schedule = HLM_SCHEDULE_ZB_H1});
+    run.config.virtual_time = true;
+    const struct hlm_measurement *measured = measure(arena, &run);
+    const int32_t microbatches = (int32_t)run.config.plan->strategy.num_microbatches;
+    check_file(arena, measured, run.config.plan);
+    check_ok(hlm_compare(arena, run.config.plan, measured, "measured.json", 1e9, &compared, &err),
+             &err);
+    assert_int_equal(compared.num_memory, 3);
+    for (int32_t i = 0; i < compared.num_memory; i++) {
+        assert_int_equal(compared.memory[i].measured_bytes, compared.memory[i].predicted_bytes);
+    }
+    for (int32_t i = 0; i < compared.num_actions; i++) {
+        const struct hlm_compare_action *action = &compared.actions[i];
+        if (action->kind == HLM_ACTION_F) {
+            assert_int_equal(action->num_measured, microbatches);
+            assert_true(action->measured_s > 0.0 && action->predicted_s > 0.0);
+        }
+    }
+    run_release(&run);
+    hlm_arena_free(arena);
+}
+
 static void test_bad_data(void **state)
 {
     (void)state;
@@ -378,8 +410,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_measurement),  cmocka_unit_test(test_over_queue),
-        cmocka_unit_test(test_virtual_time), cmocka_unit_test(test_bad_data),
-        cmocka_unit_test(test_alone),        cmocka_unit_test(test_step_text),
-        cmocka_unit_test(test_device_memory)};
+        cmocka_unit_test(test_virtual_time), cmocka_unit_test(test_several_tp),
+        cmocka_unit_test(test_bad_data),     cmocka_unit_test(test_alone),
+        cmocka_unit_test(test_step_text),    cmocka_unit_test(test_device_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -314,6 +314,7 @@ static void certificate_adds_up(void **state)
     assert_true(certificate->num_pruned_by_bound + certificate->num_infeasible <
                 certificate->num_columns);
     assert_true(certificate->num_ilps >= 2 && certificate->num_simulated >= 1);
+    assert_true(certificate->num_bounds >= certificate->num_ilps); /* a column is bounded first */
     assert_int_equal(certificate->master.status, HLM_PROOF_OPTIMAL);
     assert_true(certificate->master.num_columns >= 1);
     assert_true(certificate->master.objective_s <= step_s * (1 + 1e-6));

@@ -32,6 +32,27 @@ static void both_groups_work_where_both_are_needed(void **state)
     hlm_arena_free(arena);
 }
 
+/* Two devices and one: what is asked for needs a tp of its own on each. */
+static void plans_with_several_tp_are_runnable(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct mixed_problem mixed;
+    const int32_t devices[] = {2, 1};
+    mixed_problem_init(arena, &mixed, 2, devices, 4, 8);
+    mixed.model.tied_embeddings = false;
+    mixed.problem.dtype = HLM_DTYPE_FP32;
+    mixed.problem.runnable_only = true;
+    mixed.problem.require.dp = 1;
+    mixed.problem.require.tp = 2;
+    mixed.problem.require.pp = 2;
+    const struct hlm_plan *plan = search(arena, &mixed);
+    assert_int_equal(plan->num_ranks, 3);
+    assert_int_equal(plan->stages[0].tp + plan->stages[1].tp, 3);
+    assert_null(hlm_lowering_refusal(&plan->model, &plan->strategy));
+    hlm_arena_free(arena);
+}
+
 /* A group whose devices are a hundred times slower is left out, and the last runner-up says what it
  * would have cost to keep it. */
 static void a_slow_group_is_left_out(void **state)
@@ -102,6 +123,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(both_groups_work_where_both_are_needed),
+        cmocka_unit_test(plans_with_several_tp_are_runnable),
         cmocka_unit_test(a_slow_group_is_left_out),
         cmocka_unit_test(idle_groups_cost_nothing),
         cmocka_unit_test(more_nodes_help_where_nothing_fits),

@@ -112,6 +112,48 @@ static void sp_needs_rows_for_every_rank(void **state)
     check_fails(hlm_strategy_check(&strategy, &model, &err), HLM_NO, &err, "sp needs tp > 1");
 }
 
+/* Neighbours, and where chunks go round, the last and the first. */
+static void tp_of_neighbours_divides(void **state)
+{
+    (void)state;
+    struct hlm_model model = tiny_model(TINY_LLAMA);
+    struct hlm_strategy strategy = legal(&model);
+    struct hlm_err err;
+    model.num_layers = 6;
+    strategy.pp = 3;
+    strategy.tp = 6;
+    strategy.places = (const struct hlm_rank_place[]){{2, 0, 0}, {6, 4, 4}, {3, 16, 16}};
+    check_ok(hlm_strategy_check(&strategy, &model, &err), &err);
+    strategy.schedule = HLM_SCHEDULE_INTERLEAVED;
+    strategy.vpp = 2;
+    check_fails(hlm_strategy_check(&strategy, &model, &err), HLM_NO, &err,
+                "tp = 3 of stage 2 and tp = 2 of stage 0: one must divide the other");
+    strategy.schedule = HLM_SCHEDULE_ZB_V;
+    check_ok(hlm_strategy_check(&strategy, &model, &err), &err);
+    strategy.places = (const struct hlm_rank_place[]){{2, 0, 0}, {3, 4, 4}, {6, 16, 16}};
+    check_fails(hlm_strategy_check(&strategy, &model, &err), HLM_NO, &err,
+                "tp = 2 of stage 0 and tp = 3 of stage 1: one must divide the other");
+}
+
+/* Where some rank has more than one tensor parallel rank. */
+static void sp_is_legal_beside_one_rank(void **state)
+{
+    (void)state;
+    const struct hlm_model model = tiny_model(TINY_LLAMA);
+    struct hlm_strategy strategy = legal(&model);
+    struct hlm_err err;
+    strategy.pp = 2;
+    strategy.tp = 2;
+    strategy.sp = true;
+    strategy.places = (const struct hlm_rank_place[]){{2, 0, 0}, {1, 4, 4}};
+    struct hlm_strategy at = hlm_strategy_at(&strategy, 1);
+    assert_int_equal(at.tp, 1);
+    check_ok(hlm_strategy_check(&at, &model, &err), &err);
+    strategy.places = (const struct hlm_rank_place[]){{1, 0, 0}, {1, 4, 4}};
+    at = hlm_strategy_at(&strategy, 1);
+    check_fails(hlm_strategy_check(&at, &model, &err), HLM_NO, &err, "sp needs tp > 1");
+}
+
 static void sets_fields_by_name(void **state)
 {
     (void)state;
@@ -221,6 +263,8 @@ int main(void)
         cmocka_unit_test(names_the_rule_that_fails),
         cmocka_unit_test(legal_strategies_pass),
         cmocka_unit_test(sp_needs_rows_for_every_rank),
+        cmocka_unit_test(tp_of_neighbours_divides),
+        cmocka_unit_test(sp_is_legal_beside_one_rank),
         cmocka_unit_test(sets_fields_by_name),
         cmocka_unit_test(refuses_values_that_do_not_parse),
         cmocka_unit_test(survives_a_round_trip_through_json),
