@@ -598,9 +598,9 @@ static enum hlm_status search_columns(struct hlm_arena *arena, struct hlm_search
                                 : hlm_fail(err, HLM_NO, "nothing fits");
     }
     const struct hlm_plan *plan = NULL;
-    HLM_TRY(hlm_search_answer(arena, search, &plan, err));
-    *out = (struct hlm_search_result){plan, plan->certificate->lower_bound_s};
-    return HLM_OK;
+    const enum hlm_status status = hlm_search_answer(arena, search, &plan, err);
+    *out = (struct hlm_search_result){plan, search->certificate.lower_bound_s};
+    return status == HLM_NO && !search->explains ? HLM_OK : status;
 }
 
 static enum hlm_status run_search(struct hlm_arena *arena, struct hlm_search_state search,

@@ -43,8 +43,9 @@ hlm_search(struct hlm_arena *arena, const struct hlm_search_problem *problem,
 
 /* What is known when a search ends. */
 struct hlm_search_result {
-    const struct hlm_plan *plan; /* NULL: none is below the cutoff */
-    double lower_bound_s;        /* no plan is faster */
+    /* NULL: none is below the cutoff; or the fastest needs more of the hosts than they have. */
+    const struct hlm_plan *plan;
+    double lower_bound_s; /* no plan is faster */
 };
 
 /* The same search, but one that goes on only while some plan may be faster than cutoff_s seconds

@@ -98,7 +98,7 @@ bool hlm_search_solve_ranks(struct hlm_search_state *search, struct hlm_search_c
 /* From the ILP to the gap; false: too many partitions. */
 bool hlm_search_list_ranks(struct hlm_search_state *search, struct hlm_search_column *expanded);
 
-/* Solves the master ILP, fills the certificate and prices the best column's plan once more. At
+/* Fills the certificate, prices the best column's plan once more and solves the master ILP. At
  * least one column is planned and solved. HLM_FAILED: the master ILP disagrees with the search. */
 HLM_MUST_CHECK enum hlm_status hlm_search_answer(struct hlm_arena *arena,
                                                  struct hlm_search_state *search,
