@@ -2,6 +2,7 @@
 #include <sched.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/file.h"
 #include "base/fmt.h"
@@ -11,8 +12,9 @@
 #include "profiles/cluster.h"
 
 struct profile_options {
-    const char *output;
+    const char *output, *join, *hosts;
     int backend, transport;
+    int64_t repeat_operators;
     bool quick, json;
 };
 
@@ -62,15 +64,88 @@ static enum hlm_status choose(struct hlm_arena *arena, const struct profile_opti
 static enum hlm_status measure(struct hlm_arena *arena, const struct profile_options *options,
                                const struct hlm_ranks_choice *choice, struct hlm_err *err)
 {
-    const char *args[10] = {"--profile", options->output,
-                            "--ranks",   hlm_arena_printf(arena, "%d", (int)choice->num_ranks),
-                            "--backend", hlm_run_backend_texts[choice->backend]};
+    const char *args[16] = {NULL};
+    int n = 0;
+    args[n++] = "--profile";
+    args[n++] = options->output;
+    args[n++] = "--ranks";
+    args[n++] = hlm_arena_printf(arena, "%d", (int)choice->num_ranks);
+    args[n++] = "--backend";
+    args[n++] = hlm_run_backend_texts[choice->backend];
+    args[n++] = "--repeat-operators";
+    args[n++] = hlm_arena_printf(arena, "%d", (int)options->repeat_operators);
     if (options->quick) {
-        args[6] = "--quick";
+        args[n++] = "--quick";
     }
-    const struct hlm_ranks_job job = {
-        .transport = choice->transport, .num_ranks = choice->num_ranks, .args = args};
+    if (options->join != NULL) {
+        args[n++] = "--join";
+        args[n++] = options->join;
+    }
+    const struct hlm_ranks_job job = {.transport = choice->transport,
+                                      .num_ranks = choice->num_ranks,
+                                      .hosts = choice->hosts,
+                                      .args = args};
     return hlm_ranks_run(arena, &job, err);
+}
+
+/* --- several groups --- */
+
+static const char *cluster_path(struct hlm_arena *arena, const struct profile_options *options)
+{
+    return hlm_arena_printf(arena, "%s/cluster.json", options->output);
+}
+
+/* Without a machine of each group at hand: from their profiles alone. */
+static enum hlm_status join_files(struct hlm_arena *arena, const struct profile_options *options,
+                                  const struct hlm_cluster_part *parts, int32_t num_parts,
+                                  struct hlm_err *err)
+{
+    const struct hlm_cluster *joined = NULL;
+    const char *path = cluster_path(arena, options);
+    if (hlm_cluster_join(arena, parts, num_parts, NULL, &joined, err) != HLM_OK) {
+        hlm_err_prefix(err, "--join without --hosts");
+        return err->status;
+    }
+    const char *text = hlm_json_write(arena, &hlm_cluster_table, joined, false);
+    return hlm_file_write(path, text, strlen(text), err);
+}
+
+/* With --hosts, or inside of a launcher, a rank of each group measures the links. */
+static enum hlm_status join_groups(struct hlm_arena *arena, const struct profile_options *options,
+                                   struct hlm_err *err)
+{
+    const struct hlm_cluster_part *parts = NULL;
+    struct hlm_ranks_choice choice = {.backend = (enum hlm_backend_choice)options->backend,
+                                      .transport = (enum hlm_transport)options->transport,
+                                      .hosts = options->hosts};
+    int32_t rank = 0;
+    HLM_TRY(hlm_cluster_load_parts(arena, options->join, &parts, &choice.num_ranks, err));
+    if (options->hosts == NULL && !hlm_ranks_inside(&rank)) {
+        return join_files(arena, options, parts, choice.num_ranks, err);
+    }
+    HLM_TRY(hlm_ranks_choose(arena, &choice, err));
+    return measure(arena, options, &choice, err);
+}
+
+static enum hlm_status measure_machine(struct hlm_arena *arena,
+                                       const struct profile_options *options, struct hlm_err *err)
+{
+    struct hlm_ranks_choice choice;
+    HLM_TRY(choose(arena, options, &choice, err));
+    return measure(arena, options, &choice, err);
+}
+
+static enum hlm_status check_options(const struct profile_options *options, struct hlm_err *err)
+{
+    if (options->hosts != NULL && options->join == NULL) {
+        return hlm_fail(err, HLM_USAGE,
+                        "--hosts names a machine of each group for --join; nothing else takes it");
+    }
+    if (options->join != NULL && options->repeat_operators > 1) {
+        return hlm_fail(err, HLM_USAGE,
+                        "--join measures no device; --repeat-operators has no part in it");
+    }
+    return HLM_OK;
 }
 
 static void print_products(const struct hlm_device_dtype *row)
@@ -84,7 +159,24 @@ static void print_products(const struct hlm_device_dtype *row)
     }
 }
 
-static void print_summary(const char *folder, const struct hlm_cluster *cluster)
+static void print_joined(const char *folder, const struct hlm_cluster *cluster)
+{
+    printf("%s: %d groups\n", folder, (int)cluster->num_groups);
+    for (int32_t i = 0; i < cluster->num_groups; i++) {
+        const struct hlm_device_group *group = &cluster->groups[i];
+        printf("  %s: %d x %d devices %s\n", group->name, (int)group->num_nodes,
+               (int)group->devices_per_node, group->device.name);
+    }
+    for (int32_t i = 0; i < cluster->num_links; i++) {
+        const struct hlm_inter_link *link = &cluster->links[i];
+        printf("  %s to %s: %s and %s (%s)\n", cluster->groups[link->from].name,
+               cluster->groups[link->to].name, hlm_fmt_seconds(link->link.alpha_s).text,
+               hlm_fmt_bytes_per_s(link->link.bandwidth_bytes_per_s).text,
+               hlm_source_kind_texts[link->link.source.kind]);
+    }
+}
+
+static void print_device(const char *folder, const struct hlm_cluster *cluster)
 {
     const struct hlm_device_group *group = &cluster->groups[0];
     const struct hlm_device *device = &group->device;
@@ -114,20 +206,23 @@ static enum hlm_status run(struct hlm_arena *arena, const void *pointer, struct 
 {
     const struct profile_options *options = pointer;
     const struct hlm_cluster *cluster = NULL;
-    struct hlm_ranks_choice choice;
     int32_t rank = 0;
-    HLM_TRY(choose(arena, options, &choice, err));
+    HLM_TRY(check_options(options, err));
     HLM_TRY(hlm_file_make_folder(options->output, err));
-    HLM_TRY(measure(arena, options, &choice, err));
+    HLM_TRY(options->join != NULL ? join_groups(arena, options, err)
+                                  : measure_machine(arena, options, err));
     if (hlm_ranks_inside(&rank) && rank != 0) {
         return HLM_OK;
     }
-    HLM_TRY(hlm_cluster_load(arena, hlm_arena_printf(arena, "%s/cluster.json", options->output),
-                             &cluster, err));
+    HLM_TRY(hlm_cluster_load(arena, cluster_path(arena, options), &cluster, err));
     if (options->json) {
         return hlm_print_json(arena, &hlm_cluster_table, cluster, err);
     }
-    print_summary(options->output, cluster);
+    if (options->join != NULL) {
+        print_joined(options->output, cluster);
+    } else {
+        print_device(options->output, cluster);
+    }
     return HLM_OK;
 }
 
@@ -148,6 +243,27 @@ static const struct hlm_opt opts[] = {
      .enums = hlm_transport_texts,
      .help =
          "How ranks talk, as later in run; auto: threads of one process, several GPUs over NCCL."},
+    {.name = "join",
+     .type = HLM_OPT_STRING,
+     AT(join),
+     .arg = "A,B,...",
+     .help = "Join the profiles of several kinds of machines to one mixed cluster: folders that "
+             "profile wrote, or whatever --cluster takes."},
+    {.name = "hosts",
+     .type = HLM_OPT_STRING,
+     AT(hosts),
+     .arg = "H,H,...",
+     .help = "With --join: a machine of each group, in the same order; the links between them are "
+             "measured. Without, links between groups are as the worse of those inside of them."},
+    {.name = "repeat-operators",
+     .type = HLM_OPT_INT64,
+     AT(repeat_operators),
+     .def = "1",
+     .arg = "K",
+     .min = 1,
+     .max = 1000,
+     .help = "Make a slow device out of this one, to try mixed clusters on one machine: it runs "
+             "every operator K times, with the result of once, here and in run."},
     {.name = "output",
      .letter = 'o',
      .type = HLM_OPT_STRING,

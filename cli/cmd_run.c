@@ -13,6 +13,7 @@
 #include "cli/view.h"
 #include "costmodel/lowering.h"
 #include "exec/comm/comm_emulate.h"
+#include "exec/launch/launch.h"
 #include "planner/measurement.h"
 
 static const char *const emulate_delay_texts[] = {
@@ -22,16 +23,27 @@ static const char *const emulate_delay_texts[] = {
         NULL};
 
 static const char *const graphs_texts[] = {"auto", "off", NULL};
+static const char *const messages_texts[] = {"predicted", "measured", NULL};
 
 struct run_options {
     const char *plan, *hosts, *data, *products, *output, *trace;
-    int backend, transport, emulate_delay, routing, graphs;
+    int backend, transport, emulate_delay, routing, graphs, messages;
     int64_t steps, warmup, seed, emulate_rank;
     bool virtual_time, json;
     double timeout_s;
 };
 
 /* --- before the ranks start --- */
+
+static bool has_one_tp(const struct hlm_plan *plan)
+{
+    for (int32_t i = 1; i < plan->num_stages; i++) {
+        if (plan->stages[i].tp != plan->stages[0].tp) {
+            return false;
+        }
+    }
+    return true;
+}
 
 static enum hlm_status load_plan(struct hlm_arena *arena, const struct run_options *options,
                                  const struct hlm_plan **out, struct hlm_err *err)
@@ -41,6 +53,12 @@ static enum hlm_status load_plan(struct hlm_arena *arena, const struct run_optio
     const char *refusal = hlm_lowering_refusal(&(*out)->model, &(*out)->strategy);
     if (refusal != NULL) {
         return hlm_fail(err, HLM_NO, "%s: the executor can't run %s", options->plan, refusal);
+    }
+    if (options->messages != 0 && !has_one_tp(*out)) {
+        return hlm_fail(err, HLM_NO,
+                        "%s: --messages measured: the stages differ in tp, and a message between "
+                        "such stages is several",
+                        options->plan);
     }
     if (options->emulate_rank >= (*out)->num_ranks) {
         return hlm_fail(err, HLM_USAGE, "--emulate-rank %lld: the plan has ranks 0 to %d",
@@ -77,6 +95,11 @@ static enum hlm_status check_options(struct hlm_arena *arena, const struct run_o
     if (options->emulate_rank >= 0 && options->transport != HLM_TRANSPORT_AUTO) {
         return hlm_fail(err, HLM_USAGE,
                         "--emulate-rank talks to nobody; --transport has no part in it");
+    }
+    if (options->messages != 0 && (!options->virtual_time || options->emulate_rank >= 0)) {
+        return hlm_fail(err, HLM_USAGE,
+                        "--messages measured is for --virtual-time of all ranks: by the wall clock "
+                        "messages are measured anyway, and an emulated rank has none");
     }
     if (options->data != NULL && access(options->data, R_OK) != 0) {
         return hlm_fail(err, HLM_INPUT, "%s: cannot be read", options->data);
@@ -147,6 +170,8 @@ static enum hlm_status run_ranks(struct hlm_arena *arena, const struct run_optio
     if (options->virtual_time) {
         args[n++] = "--virtual-time";
     }
+    args[n++] = "--messages";
+    args[n++] = messages_texts[options->messages];
     args[n++] = "--routing";
     args[n++] = hlm_routing_texts[HLM_ROUTING_TOPK + options->routing];
     if (options->emulate_rank >= 0) {
@@ -157,7 +182,7 @@ static enum hlm_status run_ranks(struct hlm_arena *arena, const struct run_optio
     }
     const struct hlm_ranks_job job = {.transport = choice->transport,
                                       .num_ranks = choice->num_ranks,
-                                      .hosts = options->hosts,
+                                      .hosts = choice->hosts,
                                       .args = args,
                                       .timeout_s = options->timeout_s};
     return hlm_ranks_run(arena, &job, err);
@@ -193,6 +218,12 @@ static void print_summary(struct hlm_arena *arena, const struct hlm_plan *plan,
     printf("steps      %d, of which %d warm-up and %d clean\n", measured->num_steps,
            measured->num_warmup_steps, measured->num_clean_steps);
     hlm_view_parts(stdout, arena, &measured->parts);
+    for (int32_t i = 0; i < measured->num_messages; i++) {
+        const struct hlm_measured_message *message = &measured->messages[i];
+        printf("message    %s from stage %d to %d and back: %s each way\n",
+               hlm_fmt_bytes((double)message->bytes).text, message->stage, message->stage + 1,
+               hlm_fmt_seconds(message->seconds).text);
+    }
     if (measured->num_clean_steps == 0) {
         printf("\nNo step was clean: other programs took the ranks' cores. --virtual-time measures "
                "on a "
@@ -229,10 +260,14 @@ static enum hlm_status run(struct hlm_arena *arena, const void *pointer, struct 
     const struct hlm_plan *plan = NULL;
     HLM_TRY(check_options(arena, options, err));
     HLM_TRY(load_plan(arena, options, &plan, err));
+    const char *hosts = options->hosts;
+    if (hosts != NULL) {
+        HLM_TRY(hlm_launch_hosts_place(arena, hosts, plan->rank_map, plan->num_ranks, &hosts, err));
+    }
     struct hlm_ranks_choice choice = {.backend = (enum hlm_backend_choice)options->backend,
                                       .transport = (enum hlm_transport)options->transport,
                                       .num_ranks = options->emulate_rank >= 0 ? 1 : plan->num_ranks,
-                                      .hosts = options->hosts};
+                                      .hosts = hosts};
     HLM_TRY(hlm_ranks_choose(arena, &choice, err));
     const char *output = options->output;
     if (output == NULL) {
@@ -272,7 +307,8 @@ static const struct hlm_opt opts[] = {
      .type = HLM_OPT_STRING,
      AT(hosts),
      .arg = "H:SLOTS,...",
-     .help = "Machines to run on, reached as mpirun reaches them."},
+     .help = "Machines to run on, as the plan numbers their devices, reached as mpirun reaches "
+             "them."},
     {.name = "data",
      .type = HLM_OPT_STRING,
      AT(data),
@@ -320,7 +356,16 @@ static const struct hlm_opt opts[] = {
      .type = HLM_OPT_FLAG,
      AT(virtual_time),
      .help = "Measure CPU time of actions and walk the schedule with it, as if every rank had a "
-             "core; communication is then modelled, not measured."},
+             "core; communication is then modelled, not measured, but for --messages."},
+    {.name = "messages",
+     .type = HLM_OPT_ENUM,
+     AT(messages),
+     .def = "predicted",
+     .arg = "WHENCE",
+     .enums = messages_texts,
+     .help = "In virtual time. predicted: messages between stages take what the plan says; "
+             "measured: what the same messages take between the same ranks behind the steps, while "
+             "nobody computes."},
     {.name = "routing",
      .type = HLM_OPT_ENUM,
      AT(routing),

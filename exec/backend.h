@@ -160,6 +160,10 @@ struct hlm_backend {
 /* The CPU backend: synchronous, serial BLAS, fp32 (exec/cpu/). One per rank. */
 HLM_MUST_CHECK enum hlm_status hlm_backend_cpu_new(struct hlm_backend **out, struct hlm_err *err);
 
+/* A slow device out of this one: from now on every operator of a CPU backend runs `times` times (at
+ * least 1), with the result of once, bit for bit. Copies and combine run once. */
+void hlm_backend_cpu_repeat(struct hlm_backend *backend, int32_t times);
+
 /* Release that accepts NULL. */
 void hlm_backend_free(struct hlm_backend *backend);
 

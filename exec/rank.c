@@ -5,6 +5,7 @@
 #include "base/fmt.h"
 #include "exec/comm/comm_emulate.h"
 #include "exec/comm/exchange.h"
+#include "exec/rank_messages.h"
 
 /* What run_steps works with, released by its caller. */
 struct rank {
@@ -14,6 +15,7 @@ struct rank {
     struct hlm_state *state;
     struct hlm_runner *runner;
     struct hlm_rank_memory_use memory; /* the most of all steps */
+    const double *message_s;           /* measured ones, NULL: none */
     /* What the runner said last. */
     int64_t step;
     const char *action, *operation;
@@ -185,6 +187,8 @@ static enum hlm_status finish_record(struct hlm_arena *arena, const struct rank 
                                            .transport = config->transport,
                                            .backend_library = config->backend_library,
                                            .virtual_time = config->virtual_time,
+                                           .message_s = rank->message_s,
+                                           .message_bytes = rank->state->boundary_bytes,
                                            .emulation = config->emulation,
                                            .num_cores = config->num_cores,
                                            .peak_bytes = rank->memory.allocated_bytes,
@@ -223,6 +227,11 @@ enum hlm_status hlm_rank_run(struct hlm_arena *arena, const struct hlm_rank_conf
     struct hlm_record *record = NULL;
     enum hlm_status status = run_steps(arena, &rank, backend, &record, err);
     hlm_runner_free(rank.runner);
+    if (status == HLM_OK && config->measured_messages) {
+        hlm_heartbeat_set(heartbeat, config->num_steps, NULL, "messages between stages", true);
+        status = hlm_rank_messages_measure(arena, config->plan, comm, rank.state->boundary_bytes,
+                                           &rank.message_s, err);
+    }
     if (status == HLM_OK) {
         status = report(arena, &rank, backend, record, out, err);
     }

@@ -18,6 +18,7 @@ struct hlm_rank_config {
     int32_t num_steps, num_warmup_steps; /* warm-up steps count in num_steps */
     struct hlm_optimizer optimizer;
     bool virtual_time;
+    bool measured_messages;   /* in virtual time: those between stages (exec/rank_messages.h) */
     enum hlm_routing routing; /* of rows to experts: HLM_ROUTING_TOPK or HLM_ROUTING_BALANCED */
     bool without_graphs;      /* hlm_runner_use_graphs */
     double timeout_s;         /* of waits for other ranks (hlm_runner_new); 0: 60 s */

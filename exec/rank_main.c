@@ -12,6 +12,7 @@
 #include "exec/cuda_loader.h"
 #include "exec/machine.h"
 #include "exec/profiler/profiler.h"
+#include "exec/profiler/profiler_join.h"
 #include "exec/profiler/profiler_link_queue.h"
 #include "exec/rank.h"
 #include "exec/rank_options.h"
@@ -80,6 +81,7 @@ static struct hlm_rank_config rank_config(const struct job *job,
         .num_warmup_steps = (int32_t)options->warmup,
         .optimizer = hlm_optimizer_default,
         .virtual_time = options->virtual_time,
+        .measured_messages = options->virtual_time && options->messages != 0,
         .routing = routing_of(options),
         .without_graphs = options->graphs != 0,
         .timeout_s = options->timeout_s,
@@ -128,6 +130,30 @@ static enum hlm_status use_products(struct hlm_arena *arena, const struct job *j
     return HLM_OK;
 }
 
+/* As the device says on which the plan has this rank; a profile, as the user says. */
+static int32_t repeats_of(const struct job *job, const struct hlm_comm *comm)
+{
+    return job->plan != NULL ? hlm_plan_rank_device(job->plan, comm->rank)->repeat_operators
+                             : (int32_t)job->options->repeat_operators;
+}
+
+static enum hlm_status repeat_operators(const struct job *job, const struct hlm_comm *comm,
+                                        const struct hlm_chosen_backend *chosen,
+                                        struct hlm_err *err)
+{
+    const int32_t times = repeats_of(job, comm);
+    if (times > 1 && chosen->cuda != NULL) {
+        return hlm_fail(err, HLM_ENV,
+                        "rank %d: its device repeats every operator %d times, which --backend cpu "
+                        "alone can do",
+                        comm->rank, times);
+    }
+    if (times > 1) {
+        hlm_backend_cpu_repeat(chosen->backend, times);
+    }
+    return HLM_OK;
+}
+
 static enum hlm_status run_rank(struct hlm_arena *arena, const struct job *job,
                                 struct hlm_comm *comm, struct hlm_heartbeat *heartbeat,
                                 const struct hlm_chosen_backend *chosen, struct hlm_err *err)
@@ -136,8 +162,16 @@ static enum hlm_status run_rank(struct hlm_arena *arena, const struct job *job,
         tell(heartbeat, "running on the CPU: ", chosen->why_not_cuda);
         tell(heartbeat, "", job->warning);
     }
+    if (job->options->join != NULL) {
+        const struct hlm_profiler_join_config config = {.directory = job->options->profile,
+                                                        .parts = job->options->join,
+                                                        .quick = job->options->quick};
+        return hlm_profiler_join_run(arena, &config, chosen->backend, comm, heartbeat, err);
+    }
+    HLM_TRY(repeat_operators(job, comm, chosen, err));
     if (job->plan == NULL) {
         const struct hlm_profiler_config config = {.directory = job->options->profile,
+                                                   .repeat_operators = repeats_of(job, comm),
                                                    .quick = job->options->quick,
                                                    .cuda = chosen->cuda,
                                                    .cuda_device = chosen->cuda_device,
@@ -258,11 +292,13 @@ static const char *settings_text(struct hlm_arena *arena, const struct hlm_rank_
     return hlm_arena_printf(
         arena,
         "%lld steps, %lld of them warm-up, seed %lld, --backend %s, "
-        "--transport %s, --routing %s%s%s",
+        "--transport %s, --routing %s%s%s%s%s",
         (long long)options->steps, (long long)options->warmup, (long long)options->seed,
         hlm_backend_choice_texts[options->backend], hlm_transport_texts[options->transport],
         hlm_routing_texts[routing_of(options)], options->virtual_time ? ", virtual time" : "",
-        options->quick ? ", a quick profile" : "");
+        options->messages != 0 ? ", measured messages" : "",
+        options->quick ? ", a quick profile" : "",
+        options->join != NULL ? ", links between groups" : "");
 }
 
 static enum hlm_status join(struct hlm_arena *arena, const struct job *job,

@@ -14,6 +14,7 @@ static const char *const emulate_delay_texts[] = {
         NULL};
 
 static const char *const graphs_texts[] = {"auto", "off", NULL};
+static const char *const messages_texts[] = {"predicted", "measured", NULL};
 
 #define AT(member) .offset = offsetof(struct hlm_rank_options, member)
 static const struct hlm_opt options_table[] = {
@@ -23,6 +24,20 @@ static const struct hlm_opt options_table[] = {
      AT(profile),
      .arg = "DIR",
      .help = "measure this machine and write its profile there"},
+    {.name = "join",
+     .type = HLM_OPT_STRING,
+     AT(join),
+     .arg = "A,B,...",
+     .help = "of a profile: measure the links between ranks alone, and join these clusters, one a "
+             "rank"},
+    {.name = "repeat-operators",
+     .type = HLM_OPT_INT64,
+     AT(repeat_operators),
+     .def = "1",
+     .arg = "K",
+     .min = 1,
+     .max = 1000,
+     .help = "profile a device that runs every operator K times (a plan says its own)"},
     {.name = "quick", .type = HLM_OPT_FLAG, AT(quick), .help = "profile in less time"},
     {.name = "ranks",
      .type = HLM_OPT_INT64,
@@ -92,6 +107,14 @@ static const struct hlm_opt options_table[] = {
      .type = HLM_OPT_FLAG,
      AT(virtual_time),
      .help = "measure by CPU time, as if every rank had a core"},
+    {.name = "messages",
+     .type = HLM_OPT_ENUM,
+     AT(messages),
+     .def = "predicted",
+     .arg = "WHENCE",
+     .enums = messages_texts,
+     .help = "in virtual time: messages between stages as the plan has them, or measured by "
+             "themselves"},
     {.name = "routing",
      .type = HLM_OPT_ENUM,
      AT(routing),
@@ -148,6 +171,9 @@ enum hlm_status hlm_rank_options_check(const struct hlm_rank_options *options, s
 {
     if ((options->plan == NULL) == (options->profile == NULL)) {
         return hlm_fail(err, HLM_USAGE, "expected either --plan FILE or --profile DIR");
+    }
+    if (options->join != NULL && options->profile == NULL) {
+        return hlm_fail(err, HLM_USAGE, "--join needs --profile DIR");
     }
     if (options->emulate_rank >= 0 && options->plan == NULL) {
         return hlm_fail(err, HLM_USAGE, "--emulate-rank needs --plan FILE");

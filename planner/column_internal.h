@@ -47,8 +47,8 @@ const struct hlm_cached_pricer *hlm_cache_pricer(struct hlm_pricer_cache *cache,
                                                  const struct hlm_strategy *strategy, int32_t pp);
 
 /* The least seconds of a layer of this kind on pipeline rank 0. HLM_NO: the cost model refuses (err
- * is set the first time that it is asked). */
-enum hlm_status hlm_cache_least_s(struct hlm_pricer_cache *cache,
+ * is set the first time that it is asked). memo: column_placement.h. */
+enum hlm_status hlm_cache_least_s(struct hlm_pricer_cache *cache, struct hlm_layer_memo *memo,
                                   const struct hlm_strategy *strategy, int32_t kind, double *out_s,
                                   struct hlm_err *err);
 
@@ -67,7 +67,7 @@ const struct hlm_cached_rows *hlm_cache_ramp_rows(struct hlm_pricer_cache *cache
                                                   const struct hlm_strategy *strategy);
 
 /* The rows of a schedule whose stages take seconds[kind of action] and transfers transfer_s, all to
- * the steps of their ratio to the forward (a quarter of a doubling): hlm_sim_num_path_rows. */
+ * the steps of their ratio to the forward (a doubling): hlm_sim_num_path_rows. */
 const struct hlm_cached_rows *hlm_cache_path_rows(struct hlm_pricer_cache *cache,
                                                   const struct hlm_strategy *strategy,
                                                   const double seconds[HLM_SIM_NUM_KINDS],

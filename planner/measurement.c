@@ -103,6 +103,33 @@ static const struct hlm_json_field memory_fields[] = {
 static const struct hlm_json_table memory_table = {
     "measured_memory", sizeof(struct hlm_measured_memory), memory_fields};
 
+#define MESSAGE(member) .offset = offsetof(struct hlm_measured_message, member)
+static const struct hlm_json_field message_fields[] = {
+    {.name = "stage",
+     .type = HLM_JSON_INT,
+     MESSAGE(stage),
+     .flags = HLM_FIELD_REQUIRED,
+     .min = 0,
+     .max = INT32_MAX,
+     .doc = "Stage whose messages with the next one these are."},
+    {.name = "bytes",
+     .type = HLM_JSON_INT64,
+     MESSAGE(bytes),
+     .flags = HLM_FIELD_REQUIRED,
+     .min = 1,
+     .max = 9e15,
+     .doc = "Bytes of a message."},
+    {.name = "seconds",
+     .type = HLM_JSON_DOUBLE,
+     MESSAGE(seconds),
+     .flags = HLM_FIELD_REQUIRED,
+     .min = 0,
+     .max = 1e9,
+     .doc = "Seconds of a message, either way, while nobody computed."},
+    {0}};
+static const struct hlm_json_table message_table = {
+    "measured_message", sizeof(struct hlm_measured_message), message_fields};
+
 #define ACTION(member) .offset = offsetof(struct hlm_measured_action, member)
 static const struct hlm_json_field action_fields[] = {
     {.name = "stage",
@@ -250,6 +277,13 @@ static const struct hlm_json_field measurement_fields[] = {
      .table = &action_table,
      .count_offset = offsetof(struct hlm_measurement, num_actions),
      .doc = "Computing and communication of an emulated rank, by stage and kind of action."},
+    {.name = "messages",
+     .type = HLM_JSON_ARRAY,
+     ROW(messages),
+     .flags = HLM_FIELD_OMIT_DEFAULT,
+     .table = &message_table,
+     .count_offset = offsetof(struct hlm_measurement, num_messages),
+     .doc = "Messages between stages, measured by themselves for virtual time."},
     {.name = "timeline",
      .type = HLM_JSON_OBJECT,
      ROW(timeline),

@@ -9,11 +9,11 @@
  * actions, the least over the ranks. A machine that is shared with others gives steps that say more
  * about the others. In virtual time all steps behind the warm-up are clean, whatever the machine
  * did: a step's duration is then the longest path through measured CPU times of actions and
- * modelled messages, not the wall clock.
+ * messages as the plan has them or as they were measured by themselves, not the wall clock.
  *
- * A run of one rank alone (exec/comm/comm_emulate.h) is a measurement of that rank: its actions, its
- * memory, its step. Peers, their data and all communication were the plan's prediction; losses and
- * norms are those of the rank's own share (0 where it has none).
+ * A run of one rank alone (exec/comm/comm_emulate.h) is a measurement of that rank: its actions,
+ * its memory, its step. Peers, their data and all communication were the plan's prediction; losses
+ * and norms are those of the rank's own share (0 where it has none).
  */
 #ifndef HLM_PLANNER_MEASUREMENT_H
 #define HLM_PLANNER_MEASUREMENT_H
@@ -54,6 +54,14 @@ struct hlm_measured_action {
     double comm_s;    /* that it spent in communication, as predicted; 0: none took place */
 };
 
+/* What messages from a stage to the next one took by themselves, either way, measured for virtual
+ * time. */
+struct hlm_measured_message {
+    int32_t stage;
+    int64_t bytes;
+    double seconds;
+};
+
 struct hlm_measured_machine {
     const char *host, *cpu_model, *kernel;
     int32_t num_cores;
@@ -80,6 +88,8 @@ struct hlm_measurement {
     int32_t num_memory;
     const struct hlm_measured_action *actions; /* [num_actions], of an emulated rank */
     int32_t num_actions;
+    const struct hlm_measured_message *messages; /* [num_messages]; none: as the plan has them */
+    int32_t num_messages;
     /* One clean step of all ranks that ran (the one nearest to step_time_s), "measured"; or, where
      * actions were measured and the rest of the step was walked, "virtual". */
     struct hlm_timeline timeline;

@@ -127,6 +127,18 @@ static enum hlm_status check_views(const struct hlm_plan *plan, struct hlm_err *
     return HLM_OK;
 }
 
+const struct hlm_device *hlm_plan_rank_device(const struct hlm_plan *plan, int32_t rank)
+{
+    int64_t device = plan->rank_map[rank];
+    const struct hlm_device_group *group = plan->cluster.groups;
+    while (device >= (int64_t)group->num_nodes * group->devices_per_node) {
+        device -= (int64_t)group->num_nodes * group->devices_per_node;
+        group++;
+        HLM_ASSERT(group < plan->cluster.groups + plan->cluster.num_groups);
+    }
+    return &group->device;
+}
+
 /* The strategy, as far as it is known: with places also those. */
 static enum hlm_status check_strategy(const struct hlm_plan *plan, const char *where,
                                       struct hlm_err *err)

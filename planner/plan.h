@@ -226,6 +226,9 @@ struct hlm_plan_runner_up hlm_plan_as_runner_up(struct hlm_arena *arena,
                                                 const struct hlm_plan *other,
                                                 const struct hlm_plan *plan);
 
+/* The device on which a rank runs. */
+const struct hlm_device *hlm_plan_rank_device(const struct hlm_plan *plan, int32_t rank);
+
 /* How many device groups the stages are on. */
 int32_t hlm_plan_num_groups(const struct hlm_plan_stage *stages, int32_t num_stages);
 

@@ -132,16 +132,19 @@ struct audit {
     struct hlm_arena *arena;
     struct hlm_verify_prices *prices;
     struct hlm_pricer_cache *cache; /* for ranked columns */
+    struct hlm_layer_memo *memo;    /* for floors of families */
     double goal_s;
     const struct hlm_verify_way *way; /* of the strategies at hand; NULL on one device group */
-    struct hlm_verify_report *report;
+    struct hlm_verify_report *report; /* NULL: columns that a family's floor bounds are not counted,
+                                         nor are the others */
     struct hlm_err *err;
 };
 
 static enum hlm_status count_verdict(struct audit *audit, const struct hlm_strategy *strategy,
                                      enum hlm_verdict verdict, double step_s)
 {
-    struct hlm_verify_report *report = audit->report;
+    struct hlm_verify_report uncounted = {0};
+    struct hlm_verify_report *report = audit->report == NULL ? &uncounted : audit->report;
     report->num_columns++;
     switch (verdict) {
     case HLM_VERDICT_CLOSED_FORM:
@@ -386,7 +389,7 @@ static enum hlm_status audit_family(struct audit *audit, struct hlm_strategy fam
     family.schedule = HLM_SCHEDULE_1F1B;
     hlm_strategy_complete(&family);
     if (hlm_strategy_check(&family, &audit->plan->model, NULL) != HLM_OK ||
-        hlm_family_floor(audit->cache, &family, &floor_s, &reason) != HLM_OK) {
+        hlm_family_floor(audit->cache, audit->memo, &family, &floor_s, &reason) != HLM_OK) {
         return HLM_OK;
     }
     if (floor_s < audit->goal_s) {
@@ -398,7 +401,9 @@ static enum hlm_status audit_family(struct audit *audit, struct hlm_strategy fam
         floor_s = family_floor_s(audit, &family, pricers);
         hlm_arena_rewind(audit->arena, mark);
     }
-    return audit_schedules(audit, family, floor_s >= audit->goal_s);
+    const bool is_bounded = floor_s >= audit->goal_s;
+    return is_bounded && audit->report == NULL ? HLM_OK
+                                               : audit_schedules(audit, family, is_bounded);
 }
 
 static enum hlm_status audit_experts(struct audit *audit, struct hlm_strategy family)
@@ -524,9 +529,11 @@ enum hlm_status hlm_verify_bound(struct hlm_arena *arena, const struct hlm_plan 
                                                .require = certificate->require};
     struct hlm_arena *kept = hlm_arena_new(); /* the audit rewinds its own */
     audit.cache = hlm_pricer_cache_new(kept, &problem);
+    audit.memo = hlm_layer_memo_new(kept);
     audit.prices = hlm_verify_prices_new(kept, &plan->model, &plan->cluster);
     const enum hlm_status status =
         plan->cluster.num_groups > 1 ? audit_ways(&audit) : audit_columns(&audit);
+    hlm_layer_memo_release(audit.memo);
     hlm_arena_free(kept);
     return status;
 }

@@ -127,6 +127,37 @@ HLM_MUST_CHECK enum hlm_status hlm_cluster_load(struct hlm_arena *arena, const c
                                                 struct hlm_err *err);
 HLM_MUST_CHECK enum hlm_status hlm_cluster_validate(const struct hlm_cluster *cluster,
                                                     const char *where, struct hlm_err *err);
+
+/* One cluster of the groups of several, for a mixed cluster whose kinds of nodes were profiled one
+ * by one. Groups come in the order of the parts, each named after its part's label (with its own
+ * name behind it where the part has several groups; a number behind it where the name is taken).
+ * Inside of a part links stay what they are. Between the groups of two parts:
+ *   measured   [num_parts * (num_parts - 1) / 2]: the link of parts 0 1, 0 2, ..., 1 2, ...; or
+ *   NULL       as bad as the worse of the two groups' own links between nodes. HLM_INPUT where a
+ *              group has none: a profile of one node knows no network.
+ * HLM_INPUT also where the whole is no valid cluster. */
+struct hlm_cluster_part {
+    const char *label;
+    const struct hlm_cluster *cluster;
+};
+HLM_MUST_CHECK enum hlm_status hlm_cluster_join(struct hlm_arena *arena,
+                                                const struct hlm_cluster_part *parts,
+                                                int32_t num_parts, const struct hlm_link *measured,
+                                                const struct hlm_cluster **out,
+                                                struct hlm_err *err);
+
+/* The parts of "fast/,slow/,h100-sxm:4x8", each as hlm_cluster_load takes it, labelled with the
+ * last name of its path. HLM_INPUT: one can't be loaded, or there is only one. */
+HLM_MUST_CHECK enum hlm_status hlm_cluster_load_parts(struct hlm_arena *arena, const char *text,
+                                                      const struct hlm_cluster_part **out,
+                                                      int32_t *out_num, struct hlm_err *err);
+
+/* Where pair a < b of num_parts parts stands in `measured`. */
+int32_t hlm_cluster_pair(int32_t num_parts, int32_t a, int32_t b);
+
+/* A path over two links that is as bad as the worse of them; its source says so. */
+struct hlm_link hlm_link_join(const struct hlm_link *a, const struct hlm_link *b);
+
 const char *hlm_cluster_builtin_name(int index); /* node types: dgx-a100, dgx-h100, ... */
 
 int64_t hlm_cluster_num_devices(const struct hlm_cluster *cluster);

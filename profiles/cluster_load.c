@@ -1,5 +1,4 @@
 #include <ctype.h>
-#include <math.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -171,20 +170,6 @@ static const char *unique_name(struct hlm_arena *arena, const struct hlm_device_
     return same == 1 ? base : hlm_arena_printf(arena, "%s-%d", base, (int)same);
 }
 
-/* A path from one node type to another is as bad as the worse end. */
-static struct hlm_link join_links(const struct hlm_link *a, const struct hlm_link *b)
-{
-    struct hlm_link link = *a;
-    link.alpha_s = fmax(a->alpha_s, b->alpha_s);
-    link.alpha_rendezvous_s = fmax(a->alpha_rendezvous_s, b->alpha_rendezvous_s);
-    link.hop_alpha_s = fmax(a->hop_alpha_s, b->hop_alpha_s);
-    link.bandwidth_bytes_per_s = fmin(a->bandwidth_bytes_per_s, b->bandwidth_bytes_per_s);
-    link.needs_both_sides = a->needs_both_sides || b->needs_both_sides;
-    link.source = (struct hlm_source){.kind = HLM_SOURCE_ASSUMED,
-                                      .reference = "worse figures of the two node types' links"};
-    return link;
-}
-
 static void add_links(struct hlm_arena *arena, struct hlm_cluster *cluster,
                       const struct hlm_cluster *const *types)
 {
@@ -200,7 +185,7 @@ static void add_links(struct hlm_arena *arena, struct hlm_cluster *cluster,
             const struct hlm_link *from = hlm_cluster_inter_link(types[a], 0, 0);
             const struct hlm_link *to = hlm_cluster_inter_link(types[b], 0, 0);
             links[count++] = (struct hlm_inter_link){
-                .from = a, .to = b, .link = a == b ? *from : join_links(from, to)};
+                .from = a, .to = b, .link = a == b ? *from : hlm_link_join(from, to)};
         }
     }
     cluster->links = links;

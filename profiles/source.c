@@ -1,6 +1,6 @@
 #include "profiles/source.h"
 
-static const char *const kind_texts[] = {
+const char *const hlm_source_kind_texts[] = {
 #define X(name, text) text,
     HLM_SOURCE_MAP(X)
 #undef X
@@ -12,7 +12,7 @@ static const struct hlm_json_field fields[] = {
      .type = HLM_JSON_ENUM,
      .offset = offsetof(struct hlm_source, kind),
      .flags = HLM_FIELD_REQUIRED,
-     .enums = kind_texts,
+     .enums = hlm_source_kind_texts,
      .doc = "How the number is known."},
     {.name = "reference",
      .type = HLM_JSON_STRING,

@@ -13,6 +13,8 @@ enum hlm_source_kind {
 #undef X
 };
 
+extern const char *const hlm_source_kind_texts[]; /* ends with NULL */
+
 struct hlm_source {
     enum hlm_source_kind kind;
     const char *reference; /* published: document or repository@commit; assumed: the reasoning;

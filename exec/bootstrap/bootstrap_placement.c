@@ -145,6 +145,8 @@ static enum hlm_status check_shared_machines(struct hlm_arena *arena, const stru
     return HLM_OK;
 }
 
+/* Of ranks that somebody else has started. Ours count by the names of hosts, and one machine may
+ * have several. */
 static enum hlm_status check_local_ranks(const struct seating *all, struct hlm_err *err)
 {
     for (int32_t rank = 1; rank < all->num_ranks; rank++) {
@@ -240,7 +242,7 @@ enum hlm_status hlm_placement_check(struct hlm_arena *arena, const struct hlm_pl
         HLM_TRY(check_torn_nodes(&all, err));
         HLM_TRY(check_shared_machines(arena, &all, by_user, &placement.warning, err));
     }
-    HLM_TRY(check_local_ranks(&all, err));
+    HLM_TRY(by_user ? HLM_OK : check_local_ranks(&all, err));
     placement.why_shared = why_shared(arena, &all);
     placement.own_gpus = placement.why_shared == NULL;
     placement.all_have_gpus = true;

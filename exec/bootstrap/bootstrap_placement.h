@@ -38,7 +38,7 @@ struct hlm_placement {
 /* seats: [num_ranks]. plan NULL (profile): ranks may stand anywhere. by_user: the ranks were
  * started on machines that the user named for them. Every rank comes to the same verdict. HLM_ENV
  * names the rank, the node where it belongs and the machine where it is, or two ranks of a machine
- * with the same local rank. */
+ * with the same local rank (not by_user: a machine may have been named more than once). */
 HLM_MUST_CHECK enum hlm_status hlm_placement_check(struct hlm_arena *arena,
                                                    const struct hlm_plan *plan,
                                                    const struct hlm_seat *seats, int32_t num_ranks,

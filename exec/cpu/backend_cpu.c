@@ -13,6 +13,7 @@
 
 #include "costmodel/memory.h"
 #include "exec/cpu/cpu.h"
+#include "exec/cpu/repeat.h"
 
 struct hlm_event {
     struct hlm_event_time time;
@@ -25,9 +26,15 @@ struct buffer {
     int64_t count;
 };
 
+struct cpu_backend {
+    struct hlm_backend base;
+    int32_t times; /* that every operator runs */
+};
+
 struct hlm_queue {
+    const struct cpu_backend *backend;
     unsigned float_mode; /* of the thread before */
-    struct buffer scratch, rotation;
+    struct buffer scratch, rotation, copies;
     int64_t rotation_len, rotation_size; /* what the table is for: seq_len, rotary, rope_theta */
     double rotation_theta;
 };
@@ -94,11 +101,11 @@ static void free_memory(struct hlm_backend *backend, void *memory)
 static enum hlm_status queue_new(struct hlm_backend *backend, struct hlm_queue **out,
                                  struct hlm_err *err)
 {
-    (void)backend;
     struct hlm_queue *queue = calloc(1, sizeof *queue);
     if (queue == NULL) {
         return hlm_fail(err, HLM_ENV, "cpu backend: no memory for a queue");
     }
+    queue->backend = (const struct cpu_backend *)backend;
     queue->float_mode = flush_denormals();
     *out = queue;
     return HLM_OK;
@@ -110,6 +117,7 @@ static void queue_free(struct hlm_queue *queue)
         restore_float_mode(queue->float_mode);
         free(queue->scratch.data);
         free(queue->rotation.data);
+        free(queue->copies.data);
         free(queue);
     }
 }
@@ -263,11 +271,17 @@ static enum hlm_status launch(struct hlm_queue *queue, const struct hlm_op *op,
     if (rotates(op)) {
         HLM_TRY(reserve_rotation(queue, op, err));
     }
-    kernel->run(&(struct hlm_cpu_call){.op = op,
-                                       .operands = operands,
-                                       .scalars = scalars,
-                                       .scratch = queue->scratch.data,
-                                       .rotation = queue->rotation.data});
+    const struct hlm_cpu_call call = {.op = op,
+                                      .operands = operands,
+                                      .scalars = scalars,
+                                      .scratch = queue->scratch.data,
+                                      .rotation = queue->rotation.data};
+    if (queue->backend->times == 1) {
+        kernel->run(&call);
+        return HLM_OK;
+    }
+    HLM_TRY(reserve(&queue->copies, hlm_cpu_copies_floats(op, operands), err));
+    hlm_cpu_run_repeated(kernel->run, &call, queue->backend->times, queue->copies.data);
     return HLM_OK;
 }
 
@@ -295,12 +309,18 @@ enum hlm_status hlm_backend_cpu_new(struct hlm_backend **out, struct hlm_err *er
         .event_done = event_done,
         .combine = combine,
     };
-    struct hlm_backend *backend = malloc(sizeof *backend);
+    struct cpu_backend *backend = malloc(sizeof *backend);
     if (backend == NULL) {
         return hlm_fail(err, HLM_ENV, "cpu backend: no memory");
     }
     openblas_set_num_threads(1); /* ranks are the parallelism */
-    backend->ops = &ops;
-    *out = backend;
+    *backend = (struct cpu_backend){.base = {&ops}, .times = 1};
+    *out = &backend->base;
     return HLM_OK;
+}
+
+void hlm_backend_cpu_repeat(struct hlm_backend *backend, int32_t times)
+{
+    HLM_ASSERT(strcmp(backend->ops->name, "cpu") == 0 && times >= 1);
+    ((struct cpu_backend *)backend)->times = times;
 }

@@ -25,6 +25,7 @@
 
 #include <stdint.h>
 
+#include "base/arena.h"
 #include "base/err.h"
 
 /* THREADS: `program args...`, one process for all ranks. PROCESSES: the same once for each rank, on
@@ -57,6 +58,16 @@ struct hlm_launch_config {
     void (*on_progress)(void *context, int32_t rank, const char *text);
     void *context;
 };
+
+/* The hosts of a plan that does not have its ranks in the order of devices. `hosts` names machines
+ * as devices are numbered, a slot each; device_of [num_ranks] says where each rank belongs; *out
+ * names the machines that have ranks as ranks are numbered, with as many slots as they have ranks,
+ * for hlm_launch_config. Ranks in the order of devices 0, 1, ...: `hosts` itself. HLM_USAGE: hosts
+ * is misspelt or has no slot for some device; HLM_ENV: the ranks of a machine are not in a row, so
+ * that it can't be filled in order. */
+HLM_MUST_CHECK enum hlm_status hlm_launch_hosts_place(struct hlm_arena *arena, const char *hosts,
+                                                      const int32_t *device_of, int32_t num_ranks,
+                                                      const char **out, struct hlm_err *err);
 
 /* Runs to the end. HLM_OK: every rank said done and the processes ended well. Otherwise the status
  * of the rank that failed (its report), HLM_ENV (cannot start), HLM_USAGE (hosts) or HLM_FAILED. In

@@ -130,6 +130,73 @@ static enum hlm_status write_hostfile(const char *path, const char *text, struct
     return HLM_OK;
 }
 
+/* The words of a command line as they come together. */
+struct words {
+    const char **list;
+    size_t used;
+};
+
+static void add_word(struct words *words, const char *word)
+{
+    words->list[words->used++] = word;
+}
+
+static const char *const exported[] = {HLM_CONTROL_VARIABLE, "MALLOC_MMAP_THRESHOLD_",
+                                       "MALLOC_TRIM_THRESHOLD_", "OPENBLAS_NUM_THREADS"};
+enum { NUM_EXPORTED = sizeof exported / sizeof exported[0] };
+
+static void add_program(struct words *words, const struct hlm_launch_config *config)
+{
+    add_word(words, config->program);
+    for (const char *const *arg = config->args; *arg != NULL; arg++) {
+        add_word(words, *arg);
+    }
+}
+
+static void add_ranks(struct hlm_arena *arena, struct words *words,
+                      const struct hlm_launch_config *config, int32_t num_ranks)
+{
+    add_word(words, "-np");
+    add_word(words, hlm_arena_printf(arena, "%" PRId32, num_ranks));
+    for (size_t i = 0; i < NUM_EXPORTED; i++) {
+        add_word(words, "-x");
+        add_word(words, exported[i]);
+    }
+    add_program(words, config);
+}
+
+/* mpirun takes an IPv6 address in a file alone. */
+static bool has_ipv6(const struct hlm_launch_hosts *hosts)
+{
+    for (int32_t i = 0; i < hosts->num; i++) {
+        if (strchr(hosts->names[i], ':') != NULL) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A program context for each host: with one for all, mpirun fills the machine on which it runs
+ * first, wherever that stands in the file. */
+static void add_contexts(struct hlm_arena *arena, struct words *words,
+                         const struct hlm_launch_config *config,
+                         const struct hlm_launch_hosts *hosts)
+{
+    if (hosts == NULL || hosts->num == 1 || has_ipv6(hosts)) {
+        add_ranks(arena, words, config, config->num_ranks);
+        return;
+    }
+    for (int32_t i = 0; i < hosts->num; i++) {
+        if (i > 0) {
+            add_word(words, ":");
+        }
+        add_word(words, "--host");
+        add_word(words,
+                 hlm_arena_printf(arena, "%s:%" PRId32, hosts->names[i], hosts->num_ranks[i]));
+        add_ranks(arena, words, config, hosts->num_ranks[i]);
+    }
+}
+
 static enum hlm_status make_arguments(struct hlm_arena *arena,
                                       const struct hlm_launch_config *config,
                                       const struct hlm_control *control,
@@ -140,31 +207,25 @@ static enum hlm_status make_arguments(struct hlm_arena *arena,
     while (config->args[num_args] != NULL) {
         num_args++;
     }
-    const char **list = HLM_ARENA_ARRAY(arena, const char *, num_args + 20);
-    size_t used = 0;
-    if (config->kind == HLM_LAUNCH_MPI) {
-        list[used++] = config->mpirun != NULL ? config->mpirun : "mpirun";
-        list[used++] = "-np";
-        list[used++] = hlm_arena_printf(arena, "%" PRId32, config->num_ranks);
+    const size_t num_contexts = hosts != NULL && hosts->num > 1 ? (size_t)hosts->num : 1;
+    const size_t capacity = num_contexts * (num_args + 2 * NUM_EXPORTED + 6) + 8;
+    struct words words = {.list = HLM_ARENA_ARRAY(arena, const char *, capacity), .used = 0};
+    if (config->kind != HLM_LAUNCH_MPI) {
+        add_program(&words, config);
+    } else {
+        add_word(&words, config->mpirun != NULL ? config->mpirun : "mpirun");
         if (hosts != NULL) {
             const char *path = hlm_arena_printf(arena, "%s/hosts", control->folder);
             HLM_TRY(write_hostfile(path, hosts->hostfile, err));
-            list[used++] = "--hostfile";
-            list[used++] = path;
-            list[used++] = "--map-by";
-            list[used++] = "slot"; /* one host after the other, as a cluster counts its devices */
+            add_word(&words, "--hostfile");
+            add_word(&words, path);
+            add_word(&words, "--map-by");
+            add_word(&words, "slot"); /* one host after the other, as a cluster counts devices */
         }
-        static const char *const exported[] = {HLM_CONTROL_VARIABLE, "MALLOC_MMAP_THRESHOLD_",
-                                               "MALLOC_TRIM_THRESHOLD_", "OPENBLAS_NUM_THREADS"};
-        for (size_t i = 0; i < sizeof exported / sizeof exported[0]; i++) {
-            list[used++] = "-x";
-            list[used++] = exported[i];
-        }
+        add_contexts(arena, &words, config, hosts);
     }
-    list[used++] = config->program;
-    memcpy(list + used, config->args, num_args * sizeof list[0]);
     /* execve's argument is not const for historical reasons; it writes to nothing. */
-    *out = (char **)(void *)list;
+    *out = (char **)(void *)words.list;
     return HLM_OK;
 }
 

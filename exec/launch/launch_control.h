@@ -28,6 +28,10 @@ void hlm_control_release(struct hlm_control *control);
 struct hlm_launch_hosts {
     const char *hostfile; /* content for mpirun's --hostfile */
     bool remote;          /* some host is not this machine */
+    /* The hosts that have ranks, and how many each: [num], in order. */
+    const char *const *names;
+    const int32_t *num_ranks;
+    int32_t num;
 };
 HLM_MUST_CHECK enum hlm_status hlm_launch_hosts_parse(struct hlm_launch_hosts *out,
                                                       struct hlm_arena *arena, const char *text,

@@ -41,6 +41,10 @@ static void describe(struct profiler *profiler)
                                       (int)profiler->num_cores, blas, profiler->comm->ops->name),
         .date = hlm_machine_date(arena)};
     profiler->slug = hlm_profiler_slug(arena, machine.cpu_model);
+    if (profiler->config->repeat_operators > 1) {
+        profiler->slug = hlm_arena_printf(arena, "%s-repeats-%d", profiler->slug,
+                                          (int)profiler->config->repeat_operators);
+    }
 }
 
 /* --- calibration --- */
@@ -140,7 +144,9 @@ static enum hlm_status measure_device(struct profiler *profiler, struct hlm_devi
                                                       .source = profiler->source,
                                                       .heartbeat = profiler->heartbeat};
     struct hlm_profiler_probe before, after;
-    *out = (struct hlm_device){.name = profiler->slug, .backend = config.kind};
+    const int32_t times = profiler->config->repeat_operators;
+    *out = (struct hlm_device){
+        .name = profiler->slug, .backend = config.kind, .repeat_operators = times > 1 ? times : 0};
     HLM_TRY(hlm_profiler_probe_measure(profiler->backend, &before, err));
     warn_load(profiler, &before);
     set_memory(profiler, hlm_profiler_available_bytes(profiler->arena),

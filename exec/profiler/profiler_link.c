@@ -22,6 +22,10 @@ enum {
 };
 
 static const double timeout_s = 60.0;
+/* A message of a network that takes longer is followed by none that is larger. */
+static const double long_message_s = 0.03;
+/* One that takes longer is timed by itself. */
+static const double slow_message_s = 0.005;
 
 static double wall_s(void)
 {
@@ -55,46 +59,80 @@ static enum hlm_status receive_one(struct hlm_comm *comm, int32_t peer, void *da
 }
 
 /* There and back again, `count` times. */
-static enum hlm_status ping_pong(struct hlm_comm *comm, char *data, int64_t bytes, int32_t count,
-                                 struct hlm_err *err)
+static enum hlm_status ping_pong(struct hlm_comm *comm, int32_t first, int32_t second, void *data,
+                                 int64_t bytes, int32_t count, struct hlm_err *err)
 {
     for (int32_t i = 0; i < count; i++) {
-        if (comm->rank == 0) {
-            HLM_TRY(send_one(comm, 1, data, bytes, err));
-            HLM_TRY(receive_one(comm, 1, data, bytes, err));
-        } else if (comm->rank == 1) {
-            HLM_TRY(receive_one(comm, 0, data, bytes, err));
-            HLM_TRY(send_one(comm, 0, data, bytes, err));
+        if (comm->rank == first) {
+            HLM_TRY(send_one(comm, second, data, bytes, err));
+            HLM_TRY(receive_one(comm, second, data, bytes, err));
+        } else if (comm->rank == second) {
+            HLM_TRY(receive_one(comm, first, data, bytes, err));
+            HLM_TRY(send_one(comm, first, data, bytes, err));
         }
     }
     return HLM_OK;
 }
 
-static enum hlm_status measure_message(struct hlm_comm *comm, char *data, int64_t bytes,
-                                       double *out, struct hlm_err *err)
+/* What rank `who` knows, to all. */
+static enum hlm_status tell_all(struct hlm_comm *comm, int32_t who, double *value,
+                                struct hlm_err *err)
 {
-    const int32_t burst = burst_of(bytes);
-    double best = HUGE_VAL;
-    for (int32_t i = 0; i < NUM_REPEATS + 1; i++) {
-        HLM_TRY(comm->ops->barrier(comm, HLM_GROUP_WORLD, err));
-        const double start_s = wall_s();
-        HLM_TRY(ping_pong(comm, data, bytes, burst, err));
-        const double seconds = (wall_s() - start_s) / (2.0 * burst);
-        best = i == 0 ? best : fmin(best, seconds);
+    const size_t bytes = sizeof *value;
+    char *all = malloc(bytes * (size_t)comm->world_size);
+    if (all == NULL) {
+        return hlm_fail(err, HLM_ENV, "profiler: no memory for %d times", (int)comm->world_size);
     }
-    *out = fmax(best, 1e-9);
+    const enum hlm_status status = comm->ops->all_gather(comm, HLM_GROUP_WORLD, value, all,
+                                                         (int64_t)bytes, HLM_WIRE_BYTE, err);
+    if (status == HLM_OK) {
+        memcpy(value, all + bytes * (size_t)who, bytes);
+    }
+    free(all);
+    return status;
+}
+
+/* Seconds of one of `count` messages, on rank `first`. */
+static enum hlm_status time_messages(struct hlm_comm *comm, int32_t first, int32_t second,
+                                     void *data, int64_t bytes, int32_t count, double *out,
+                                     struct hlm_err *err)
+{
+    HLM_TRY(comm->ops->barrier(comm, HLM_GROUP_WORLD, err));
+    const double start_s = wall_s();
+    HLM_TRY(ping_pong(comm, first, second, data, bytes, count, err));
+    *out = fmax((wall_s() - start_s) / (2.0 * count), 1e-9);
     return HLM_OK;
 }
 
-static enum hlm_status measure_link(struct hlm_arena *arena, struct hlm_comm *comm, char *data,
-                                    struct hlm_link *out, struct hlm_err *err)
+enum hlm_status hlm_profiler_message_measure(struct hlm_comm *comm, int32_t first, int32_t second,
+                                             void *data, int64_t bytes, int32_t num_repeats,
+                                             double *out, struct hlm_err *err)
+{
+    double seconds = 0.0, best = HUGE_VAL;
+    HLM_TRY(time_messages(comm, first, second, data, bytes, 1, &seconds, err));
+    HLM_TRY(tell_all(comm, first, &seconds, err));
+    const int32_t burst = seconds > slow_message_s ? 1 : burst_of(bytes);
+    for (int32_t i = 0; i < num_repeats; i++) {
+        HLM_TRY(time_messages(comm, first, second, data, bytes, burst, &seconds, err));
+        best = fmin(best, seconds);
+    }
+    HLM_TRY(tell_all(comm, first, &best, err));
+    *out = best;
+    return HLM_OK;
+}
+
+static enum hlm_status measure_link(struct hlm_arena *arena, struct hlm_comm *comm, int32_t first,
+                                    int32_t second, int32_t num_repeats, double longest_s,
+                                    char *data, struct hlm_link *out, struct hlm_err *err)
 {
     struct hlm_curve_point *points = HLM_ARENA_ARRAY(arena, struct hlm_curve_point, MAX_POINTS);
     int32_t num = 0;
-    for (int64_t bytes = MIN_MESSAGE_BYTES; bytes <= HLM_PROFILER_MAX_MESSAGE_BYTES;
+    for (int64_t bytes = MIN_MESSAGE_BYTES; bytes <= HLM_PROFILER_MAX_MESSAGE_BYTES &&
+                                            (num == 0 || points[num - 1].seconds < longest_s);
          bytes *= MESSAGE_STEP) {
         points[num].bytes = (double)bytes;
-        HLM_TRY(measure_message(comm, data, bytes, &points[num].seconds, err));
+        HLM_TRY(hlm_profiler_message_measure(comm, first, second, data, bytes, num_repeats,
+                                             &points[num].seconds, err));
         num++;
     }
     *out = (struct hlm_link){
@@ -103,7 +141,7 @@ static enum hlm_status measure_link(struct hlm_arena *arena, struct hlm_comm *co
         .needs_both_sides = true,
         .points = points,
         .num_points = num,
-        .source = {.num_samples = num * NUM_REPEATS},
+        .source = {.num_samples = num * num_repeats},
     };
     return HLM_OK;
 }
@@ -215,7 +253,7 @@ static enum hlm_status measure_world(struct hlm_arena *arena, struct hlm_comm *c
     struct hlm_profiler_links links = {
         .collectives = HLM_ARENA_ARRAY(arena, struct hlm_collective_curve, NUM_MEASURED),
         .num_collectives = NUM_MEASURED};
-    HLM_TRY(measure_link(arena, comm, (char *)data, &links.link, err));
+    HLM_TRY(measure_link(arena, comm, 0, 1, NUM_REPEATS, HUGE_VAL, (char *)data, &links.link, err));
     for (int32_t i = 0; i < NUM_MEASURED; i++) {
         HLM_TRY(measure_curve(arena, comm, measured[i], data, &links.collectives[i], err));
     }
@@ -223,17 +261,49 @@ static enum hlm_status measure_world(struct hlm_arena *arena, struct hlm_comm *c
     return HLM_OK;
 }
 
-/* Zeros, so that sums of sums stay finite however often they are made. */
+/* Zeros, so that sums of sums stay finite however often they are made. The caller frees it. */
+static enum hlm_status make_data(void **out, struct hlm_err *err)
+{
+    *out = malloc(HLM_PROFILER_MAX_MESSAGE_BYTES);
+    if (*out == NULL) {
+        return hlm_fail(err, HLM_ENV, "profiler: no memory for messages");
+    }
+    memset(*out, 0, HLM_PROFILER_MAX_MESSAGE_BYTES); /* no page fault while it is timed */
+    return HLM_OK;
+}
+
 enum hlm_status hlm_profiler_links_measure(struct hlm_arena *arena, struct hlm_comm *comm,
                                            struct hlm_profiler_links *out, struct hlm_err *err)
 {
     HLM_ASSERT(comm->world_size >= 2);
-    float *data = malloc(HLM_PROFILER_MAX_MESSAGE_BYTES);
-    if (data == NULL) {
-        return hlm_fail(err, HLM_ENV, "profiler: no memory for messages");
-    }
-    memset(data, 0, HLM_PROFILER_MAX_MESSAGE_BYTES);
+    void *data = NULL;
+    HLM_TRY(make_data(&data, err));
     const enum hlm_status status = measure_world(arena, comm, data, out, err);
+    free(data);
+    return status;
+}
+
+static enum hlm_status measure_pairs(struct hlm_arena *arena, struct hlm_comm *comm,
+                                     int32_t num_repeats, char *data, struct hlm_link *out,
+                                     struct hlm_err *err)
+{
+    for (int32_t first = 0; first < comm->world_size; first++) {
+        for (int32_t second = first + 1; second < comm->world_size; second++) {
+            HLM_TRY(measure_link(arena, comm, first, second, num_repeats, long_message_s, data,
+                                 out++, err));
+        }
+    }
+    return HLM_OK;
+}
+
+enum hlm_status hlm_profiler_pairs_measure(struct hlm_arena *arena, struct hlm_comm *comm,
+                                           int32_t num_repeats, struct hlm_link *out,
+                                           struct hlm_err *err)
+{
+    HLM_ASSERT(comm->world_size >= 2 && !comm->ops->stream_ordered);
+    void *data = NULL;
+    HLM_TRY(make_data(&data, err));
+    const enum hlm_status status = measure_pairs(arena, comm, num_repeats, data, out, err);
     free(data);
     return status;
 }

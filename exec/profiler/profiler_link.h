@@ -22,6 +22,24 @@ struct hlm_profiler_links {
     int32_t num_collectives;
 };
 
+/* Seconds of a message of `bytes` from rank `first` to rank `second`, half of there and back again:
+ * the least of num_repeats, behind one that does not count. data: room for the message. *out is set
+ * on all ranks. collective over the world */
+HLM_MUST_CHECK enum hlm_status hlm_profiler_message_measure(struct hlm_comm *comm, int32_t first,
+                                                            int32_t second, void *data,
+                                                            int64_t bytes, int32_t num_repeats,
+                                                            double *out, struct hlm_err *err);
+
+/* The links between every two ranks, one pair after the other: out [world_size * (world_size - 1) /
+ * 2], ranks 0 1, 0 2, ..., 1 2, ..., on all ranks; each time the least of num_repeats. Sizes end at
+ * HLM_PROFILER_MAX_MESSAGE_BYTES, or where a message takes 30 ms: there only bandwidth counts. Over
+ * a host transport, at least two ranks. Sources as in struct hlm_profiler_links. collective over
+ * the world */
+HLM_MUST_CHECK enum hlm_status hlm_profiler_pairs_measure(struct hlm_arena *arena,
+                                                          struct hlm_comm *comm,
+                                                          int32_t num_repeats, struct hlm_link *out,
+                                                          struct hlm_err *err);
+
 /* Over a transport that is there: messages between ranks 0 and 1, collectives over the world (at
  * least two ranks). *out is set on rank 0. collective over the world */
 HLM_MUST_CHECK enum hlm_status hlm_profiler_links_measure(struct hlm_arena *arena,

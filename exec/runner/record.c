@@ -168,6 +168,26 @@ static void fill_memory(const struct hlm_record_step *step, const struct hlm_rec
     out->num_memory = num;
 }
 
+/* Of the replica that takes longest. */
+static void fill_messages(const struct hlm_record_step *step, int64_t bytes,
+                          struct hlm_measurement *out)
+{
+    const struct hlm_plan *plan = step->record->plan;
+    struct hlm_measured_message *messages =
+        HLM_ARENA_ARRAY(step->arena, struct hlm_measured_message, plan->num_stages);
+    for (int32_t stage = 0; step->message_s != NULL && stage < plan->num_stages; stage++) {
+        double seconds = 0.0;
+        for (int32_t dp = 0; dp < plan->strategy.dp; dp++) {
+            seconds = fmax(seconds, step->message_s[dp * plan->num_stages + stage]);
+        }
+        if (seconds > 0.0) {
+            messages[out->num_messages++] =
+                (struct hlm_measured_message){.stage = stage, .bytes = bytes, .seconds = seconds};
+        }
+    }
+    out->messages = messages;
+}
+
 static void fill_rates(const struct hlm_record *record)
 {
     for (int32_t i = 0; i < record->num_added; i++) {
@@ -199,6 +219,7 @@ static enum hlm_status write_measurement(const struct hlm_record_step *step,
         .step_time_s = median_s,
         .machine = hlm_machine_describe(step->arena, about->num_cores, about->backend_library)};
     fill_rates(record);
+    fill_messages(step, about->message_bytes, measurement);
     fill_memory(step, held, measurement);
     HLM_TRY(about->virtual_time || about->emulation == HLM_RECORD_DID_NOT_WAIT
                 ? hlm_record_walk(step, about->virtual_time, measurement, err)
@@ -238,7 +259,8 @@ enum hlm_status hlm_record_finish(struct hlm_arena *arena, struct hlm_record *re
                                          .record = record,
                                          .emulated_rank = alone ? world->rank : -1,
                                          .samples = samples,
-                                         .wall_s = record->steps[index].wall_s};
+                                         .wall_s = record->steps[index].wall_s,
+                                         .message_s = about->message_s};
     return alone || world->rank == 0
                ? write_measurement(&step, held, about, num_clean, median_s, out, err)
                : HLM_OK;

@@ -8,7 +8,8 @@
  * that it had over the steps (mean over the tp ranks, which do equal work), as the profile takes
  * the least of each operator: other programs only ever add. Communication takes what the plan's
  * profile says, and the schedule is walked by the simulator: the time that the plan would have with
- * a core a rank. It tests predicted compute, imbalance and schedule, not communication.
+ * a core a rank. It tests predicted compute, imbalance and schedule, not communication, but for the
+ * messages between stages where these were measured by themselves.
  *
  * An emulated rank (exec/comm/comm_emulate.h) asks nobody and writes the measurement of itself.
  * Where the emulation waited as predicted, its step is what the clock said; where it did not, or in
@@ -39,6 +40,8 @@ enum hlm_record_emulation { HLM_RECORD_ALL_RANKS, HLM_RECORD_WAITED, HLM_RECORD_
 struct hlm_record_about {
     const char *backend, *transport, *backend_library;
     bool virtual_time;
+    const double *message_s; /* in virtual time: as exec/rank_messages.h; NULL: as the plan says */
+    int64_t message_bytes;   /* of each of them */
     enum hlm_record_emulation emulation; /* of this rank, or HLM_RECORD_ALL_RANKS */
     int32_t num_cores;
     /* Of this rank, as in struct hlm_measured_memory. */

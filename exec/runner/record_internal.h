@@ -38,6 +38,7 @@ struct hlm_record_step {
     int32_t emulated_rank;                   /* -1: all ranks ran */
     const struct hlm_record_sample *samples; /* [ranks that ran][max_events] */
     double wall_s;
+    const double *message_s; /* [dp][num_stages] measured messages; NULL: as the plan says */
 };
 
 /* The samples of a rank that ran, and its actions. */

@@ -244,6 +244,16 @@ static void set_optimizer(const struct walk *walk, int32_t pp, double *optimizer
     optimizer_s[first_stage(walk, pp)] = seconds;
 }
 
+/* [num]: 0, then all values but the last. */
+static const double *shifted(struct hlm_arena *arena, const double *values, int32_t num)
+{
+    double *out = HLM_ARENA_ARRAY(arena, double, num);
+    for (int32_t i = 1; i < num; i++) {
+        out[i] = values[i - 1];
+    }
+    return out;
+}
+
 /* The replica's step. compute [pp]: pass_seconds. */
 static enum hlm_status walk_replica(const struct walk *walk, const double **compute,
                                     struct hlm_sim_result *out, struct hlm_err *err)
@@ -260,6 +270,11 @@ static enum hlm_status walk_replica(const struct walk *walk, const double **comp
         if (has_run(walk, pp)) {
             set_optimizer(walk, pp, optimizer_s);
         }
+    }
+    if (walk->step->message_s != NULL) {
+        costs.send_forward_s = walk->step->message_s + walk->dp * schedule->num_stages;
+        /* A stage's gradients go to the one before. */
+        costs.send_backward_s = shifted(arena, costs.send_forward_s, schedule->num_stages);
     }
     costs.action_s = action_s;
     costs.optimizer_s = optimizer_s;

@@ -27,13 +27,14 @@ static void check_floors(struct scene *scene, const struct hlm_strategy *strateg
     for (enum hlm_block_kind kind = 0; kind < HLM_NUM_BLOCKS; kind++) {
         const bool layer = kind == HLM_BLOCK_DENSE || kind == HLM_BLOCK_MOE;
         struct hlm_err err;
-        double least_s = 0.0;
+        struct hlm_least_layer *least = NULL;
         if (!layer || !pricer->has_kind[kind]) {
             continue;
         }
-        check_ok(hlm_pricer_least_s(scene->arena, scene->model, strategy, scene->cluster, 0, kind,
-                                    &least_s, &err),
+        check_ok(hlm_least_layer_new(scene->arena, scene->model, strategy, scene->cluster, 0, kind,
+                                     &least, &err),
                  &err);
+        const double least_s = hlm_least_layer_s(least, strategy);
         assert_true(least_s > 0.0);
         for (int32_t mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
             assert_true(least_s <= work_s(&pricer->blocks[kind][mode]) * (1 + 1e-12));

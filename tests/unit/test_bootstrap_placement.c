@@ -159,6 +159,9 @@ static void test_local_ranks(void **state)
     fixture.seats[3].local_rank = 0;
     check_fails(check(&fixture, arena, 0, false, &placement, &err), HLM_ENV, &err,
                 "ranks 2 and 3 on host-b both have the local rank 0");
+    /* One machine under two names, each with a first rank. */
+    check_ok(check(&fixture, arena, 3, true, &placement, &err), &err);
+    assert_int_equal(placement.local_index, 1);
     fixture.seats[2].local_rank = fixture.seats[3].local_rank = -1; /* not said */
     check_ok(check(&fixture, arena, 0, false, &placement, &err), &err);
     hlm_arena_free(arena);

@@ -538,10 +538,16 @@ static void test_hosts(void **state)
     struct hlm_err err;
     check_ok(hlm_launch_hosts_parse(&hosts, arena, "localhost:2,127.0.0.1", 3, &err), &err);
     assert_string_equal(hosts.hostfile, "localhost slots=2\n127.0.0.1 slots=1\n");
+    assert_int_equal(hosts.num, 2);
+    assert_string_equal(hosts.names[1], "127.0.0.1");
+    assert_int_equal(hosts.num_ranks[1], 1);
     assert_false(hosts.remote);
     check_ok(hlm_launch_hosts_parse(&hosts, arena, "node-1.example:8,[fe80::2]:4", 12, &err), &err);
     assert_string_equal(hosts.hostfile, "node-1.example slots=8\nfe80::2 slots=4\n");
     assert_true(hosts.remote);
+    check_ok(hlm_launch_hosts_parse(&hosts, arena, "a:4,b:4,c:4", 6, &err), &err);
+    assert_int_equal(hosts.num, 2); /* the last has no rank */
+    assert_int_equal(hosts.num_ranks[1], 2);
     check_fails(hlm_launch_hosts_parse(&hosts, arena, "a:2,b:1", 4, &err), HLM_USAGE, &err,
                 "gives 3 slots, but the plan has 4 ranks");
     static const char *const wrong[] = {
@@ -554,10 +560,32 @@ static void test_hosts(void **state)
     hlm_arena_free(arena);
 }
 
+static void test_hosts_of_ranks(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    static const char text[] = "a:2,[fe80::2]:1,c:2";
+    static const int32_t in_order[] = {0, 1, 2}, turned[] = {3, 4, 0, 2}, torn[] = {0, 2, 1};
+    const char *hosts = NULL;
+    struct hlm_err err;
+    check_ok(hlm_launch_hosts_place(arena, text, in_order, 3, &hosts, &err), &err);
+    assert_string_equal(hosts, text);
+    check_ok(hlm_launch_hosts_place(arena, text, turned, 4, &hosts, &err), &err);
+    assert_string_equal(hosts, "c:2,a:1,[fe80::2]:1");
+    check_fails(hlm_launch_hosts_place(arena, text, torn, 3, &hosts, &err), HLM_ENV, &err,
+                "the plan's ranks on a are not in a row");
+    check_fails(hlm_launch_hosts_place(arena, "a:2,c", turned, 4, &hosts, &err), HLM_USAGE, &err,
+                "--hosts has no slot for device 3 of the plan, where rank 0 belongs");
+    check_fails(hlm_launch_hosts_place(arena, "a:x", turned, 4, &hosts, &err), HLM_USAGE, &err,
+                "expected host:slots,..., found \"a:x\"");
+    hlm_arena_free(arena);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hosts),
+        cmocka_unit_test(test_hosts_of_ranks),
         cmocka_unit_test(test_threads_succeed),
         cmocka_unit_test(test_processes_succeed),
         cmocka_unit_test(test_mpi_succeeds),
