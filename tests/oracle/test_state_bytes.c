@@ -10,8 +10,9 @@ enum { SEED = 11 };
 struct fixture {
     struct hlm_arena *arena;
     struct hlm_backend *backend;
-    struct hlm_backend_ops ops;     /* of a backend that has every dtype */
-    int32_t num_plans, num_checked; /* plans with those that the build passes over */
+    struct hlm_backend_ops ops; /* of a backend that has every dtype */
+    int32_t num_layouts;        /* of the long test, with those that the build passes over */
+    int32_t num_checked;
 };
 
 /* Making a state launches no other operator. */
@@ -125,8 +126,7 @@ static void check_layout(struct fixture *fixture, const char *name, int64_t glob
     const struct hlm_plan *plan =
         golden_plan(fixture->arena, &golden.model, global_batch_size, golden.seq_len, layout);
     /* Else not legal for this model (sp rows that tp does not divide), or priced only. */
-    if (plan != NULL && hlm_lowering_refusal(&plan->model, &plan->strategy) == NULL &&
-        share_has(fixture->num_plans++)) {
+    if (plan != NULL && hlm_lowering_refusal(&plan->model, &plan->strategy) == NULL) {
         check_plan(fixture, plan, schedule,
                    hlm_arena_printf(fixture->arena, "%s %s", name,
                                     golden_layout_text(fixture->arena, layout)));
@@ -143,7 +143,9 @@ static void check_schedules(struct fixture *fixture, const char *name,
             layout.pp = pp;
             layout.vpp = chunks.min;
             layout.schedule = (enum hlm_schedule_kind)kind;
-            check_layout(fixture, name, 16, &layout);
+            if (share_has(fixture->num_layouts++)) {
+                check_layout(fixture, name, 16, &layout);
+            }
         }
     }
 }
@@ -199,7 +201,7 @@ static void test_uneven(void **state)
         check_layout(fixture, "llama", 16, &layout);
         check_layout(fixture, "vit", 16, &layout);
     }
-    assert_true(fixture->num_checked - before > share_of(50));
+    assert_true(fixture->num_checked - before > 50);
 }
 
 int main(void)
