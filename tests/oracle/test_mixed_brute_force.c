@@ -2,6 +2,7 @@
 #include "planner/verify.h"
 #include "tests/support/mixed_problem.h"
 #include "tests/support/placement.h"
+#include "tests/support/share.h"
 
 struct tally {
     int64_t num_plans;
@@ -66,7 +67,7 @@ static void gap_0_is_the_best_of_all_plans(void **state)
     enum { NUM_PROBLEMS = 200 };
     struct hlm_rng rng = {placement_seed(20), 0};
     struct tally tally = {0};
-    for (int i = 0; i < NUM_PROBLEMS; i++) {
+    for (int i = 0; i < share_of(NUM_PROBLEMS); i++) {
         struct hlm_arena *arena = hlm_arena_new();
         struct mixed_problem mixed;
         mixed_problem_random(arena, &rng, &mixed);
@@ -77,8 +78,9 @@ static void gap_0_is_the_best_of_all_plans(void **state)
                   "one, %d with recompute\n",
                   (long long)tally.num_plans, tally.num_fit, tally.num_mixed, tally.num_idle,
                   tally.num_recomputing);
-    assert_true(tally.num_fit >= 50 && tally.num_mixed >= 5 && tally.num_idle >= 5);
-    assert_true(tally.num_recomputing >= 5);
+    assert_true(tally.num_fit >= share_of(50));
+    assert_true((tally.num_mixed >= 5 && tally.num_idle >= 5 && tally.num_recomputing >= 5) ||
+                !share_is_whole());
 }
 
 int main(void)
