@@ -237,29 +237,39 @@ static enum hlm_status join_actions(struct hlm_arena *arena, const struct hlm_pl
 
 /* ---- memory ---- */
 
-/* Rows by the first stage of each pipeline rank, ascending; others of its stages add to it. */
-static int32_t promise_memory(const struct hlm_plan *plan, struct hlm_compare_memory *rows)
-{
-    const struct hlm_plan_prediction *prediction = &plan->prediction;
-    int32_t num = 0;
-    for (int32_t i = 0; i < prediction->num_memory; i++) {
-        const struct hlm_stage_memory *stage = &prediction->memory[i];
-        int32_t first = 0;
-        while (plan->stages[first].rank_group != plan->stages[i].rank_group) {
-            first++;
-        }
-        if (first == i) {
-            rows[num++] = (struct hlm_compare_memory){.stage = stage->stage};
-        }
-        rows[first].predicted_bytes += stage->peak_bytes - stage->bytes[HLM_MEMORY_FIXED];
-        rows[first].device_predicted_bytes += stage->peak_bytes;
-    }
-    return num;
-}
-
 static int64_t larger(int64_t a, int64_t b)
 {
     return a > b ? a : b;
+}
+
+/* Of the replicas whose memory begins at `memory`; where several are not alike, the most of any. */
+static void promise_replicas(const struct hlm_plan *plan, const struct hlm_stage_memory *memory,
+                             struct hlm_compare_memory *rows)
+{
+    for (int32_t pp = 0; pp < plan->strategy.pp; pp++) {
+        int64_t bytes = 0, fixed_bytes = 0;
+        for (int32_t s = 0; s < plan->num_stages; s++) {
+            const bool own = plan->stages[s].rank_group == pp;
+            bytes += own ? memory[s].peak_bytes : 0;
+            fixed_bytes += own ? memory[s].bytes[HLM_MEMORY_FIXED] : 0;
+        }
+        struct hlm_compare_memory *row = &rows[pp];
+        row->predicted_bytes = larger(row->predicted_bytes, bytes - fixed_bytes);
+        row->device_predicted_bytes = larger(row->device_predicted_bytes, bytes);
+    }
+}
+
+/* Rows by pipeline rank, each named by its first stage, which has the same number; others of its
+ * stages add to it. */
+static int32_t promise_memory(const struct hlm_plan *plan, struct hlm_compare_memory *rows)
+{
+    for (int32_t pp = 0; pp < plan->strategy.pp; pp++) {
+        rows[pp] = (struct hlm_compare_memory){.stage = pp};
+    }
+    for (int32_t at = 0; at < plan->prediction.num_memory; at += plan->num_stages) {
+        promise_replicas(plan, plan->prediction.memory + at, rows);
+    }
+    return plan->strategy.pp;
 }
 
 static enum hlm_status join_memory(struct hlm_arena *arena, const struct hlm_plan *plan,

@@ -58,13 +58,17 @@ void hlm_plan_rank_memory(const struct hlm_model *model, const struct hlm_pricer
     hlm_arena_free(scratch);
 }
 
-const struct hlm_rank_place *hlm_plan_copy_places(struct hlm_arena *arena,
-                                                  const struct hlm_strategy *strategy)
+void hlm_plan_keep_strategy(struct hlm_arena *arena, struct hlm_strategy *strategy)
 {
-    return strategy->places == NULL
-               ? NULL
-               : hlm_arena_memdup(arena, strategy->places,
-                                  (size_t)strategy->pp * sizeof(*strategy->places));
+    if (strategy->places != NULL) {
+        strategy->places = hlm_arena_memdup(arena, strategy->places,
+                                            (size_t)strategy->pp * sizeof(*strategy->places));
+    }
+    if (strategy->num_replicas > 0) {
+        strategy->replicas =
+            hlm_arena_memdup(arena, strategy->replicas,
+                             (size_t)strategy->num_replicas * sizeof(*strategy->replicas));
+    }
 }
 
 struct hlm_plan_runner_up hlm_plan_as_runner_up(struct hlm_arena *arena,
@@ -80,8 +84,15 @@ struct hlm_plan_runner_up hlm_plan_as_runner_up(struct hlm_arena *arena,
         .step_time_s = other->prediction.step_time_s,
         .interval = *interval,
         .within_uncertainty = hlm_plan_intervals_meet(interval, &plan->prediction.interval)};
-    runner.strategy.places = hlm_plan_copy_places(arena, &other->strategy);
+    hlm_plan_keep_strategy(arena, &runner.strategy);
     return runner;
+}
+
+int32_t hlm_plan_groups_used(const struct hlm_strategy *strategy,
+                             const struct hlm_plan_stage *stages, int32_t num_stages)
+{
+    return strategy->num_replicas > 0 ? strategy->num_replicas
+                                      : hlm_plan_num_groups(stages, num_stages);
 }
 
 int32_t hlm_plan_num_groups(const struct hlm_plan_stage *stages, int32_t num_stages)
@@ -102,6 +113,20 @@ int64_t hlm_plan_rank_peak_bytes(const struct hlm_plan *plan, int32_t rank)
     int64_t bytes = 0;
     for (int32_t s = 0; s < plan->num_stages; s++) {
         bytes += plan->stages[s].rank_group == rank ? plan->prediction.memory[s].peak_bytes : 0;
+    }
+    return bytes;
+}
+
+int64_t hlm_plan_world_rank_peak_bytes(const struct hlm_plan *plan, int32_t world_rank)
+{
+    const struct hlm_coords coords = hlm_layout_coords(&plan->strategy, world_rank);
+    const struct hlm_strategy seen = hlm_strategy_of_replica(&plan->strategy, coords.dp, NULL);
+    const int32_t index = seen.seen_replicas > 0 ? seen.seen_replicas - 1 : 0;
+    int64_t bytes = 0;
+    for (int32_t s = 0; s < plan->num_stages; s++) {
+        bytes += plan->stages[s].rank_group == coords.pp
+                     ? plan->prediction.memory[index * plan->num_stages + s].peak_bytes
+                     : 0;
     }
     return bytes;
 }
@@ -212,7 +237,7 @@ enum hlm_status hlm_plan_even_stages(struct hlm_arena *arena, const struct hlm_m
     if (recompute < 0) {
         struct hlm_strategy *placed = hlm_arena_memdup(arena, strategy, sizeof(*strategy));
         const struct hlm_pricer *const *pricers = NULL;
-        HLM_TRY(hlm_plan_places(arena, cluster, strategy, stages, n, &placed->places, err));
+        HLM_TRY(hlm_plan_locate(arena, cluster, placed, stages, n, err));
         HLM_TRY(hlm_plan_pricers_new(arena, model, cluster, placed, &pricers, err));
         HLM_TRY(choose_all(arena, placed, pricers, stages, n, err));
     }

@@ -686,11 +686,12 @@ static bool all_groups_are_known(const struct hlm_search_problem *problem,
                                  const struct hlm_plan *plan)
 {
     const int32_t num_groups = problem->cluster->num_groups;
-    bool known =
-        problem->top_k == 0 || hlm_plan_num_groups(plan->stages, plan->num_stages) == num_groups;
+    bool known = problem->top_k == 0 || hlm_plan_groups_used(&plan->strategy, plan->stages,
+                                                             plan->num_stages) == num_groups;
     for (int32_t i = 0; i < plan->num_runners_up; i++) {
         const struct hlm_plan_runner_up *runner = &plan->runners_up[i];
-        known = known || hlm_plan_num_groups(runner->stages, runner->num_stages) == num_groups;
+        known = known || hlm_plan_groups_used(&runner->strategy, runner->stages,
+                                              runner->num_stages) == num_groups;
     }
     return known;
 }
