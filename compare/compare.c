@@ -116,14 +116,30 @@ static enum hlm_status add_event(const struct hlm_timeline_event *event,
     return HLM_OK;
 }
 
-static enum hlm_status add_measured(struct hlm_arena *arena, const struct hlm_timeline *timeline,
+/* Whether the simulation, of the slowest replicas where they are not alike, is about the rank. A
+ * timeline in virtual time is that of one replica. */
+static bool is_simulated(const struct hlm_plan *plan, const struct hlm_plan_simulation *simulation,
+                         const struct hlm_timeline *timeline, int32_t rank)
+{
+    if (simulation->seen_replicas == 0 || timeline->num_ranks != plan->num_ranks ||
+        rank >= plan->num_ranks) {
+        return true;
+    }
+    const int32_t dp = hlm_layout_coords(&plan->strategy, rank).dp;
+    return hlm_strategy_of_replica(&plan->strategy, dp, NULL).seen_replicas ==
+           simulation->seen_replicas;
+}
+
+static enum hlm_status add_measured(struct hlm_arena *arena, const struct hlm_plan *plan,
+                                    const struct hlm_timeline *timeline,
                                     const struct hlm_plan_simulation *simulation, const char *where,
                                     struct durations *durations, struct hlm_err *err)
 {
     const struct hlm_arena_mark mark = hlm_arena_mark(arena);
     for (int32_t r = 0; r < timeline->num_ranks; r++) {
         const struct hlm_timeline_rank *rank = &timeline->ranks[r];
-        for (int32_t i = 0; i < rank->num_events; i++) {
+        const bool counts = is_simulated(plan, simulation, timeline, rank->rank);
+        for (int32_t i = 0; counts && i < rank->num_events; i++) {
             const char *path =
                 hlm_arena_printf(arena, "%s: $.timeline.ranks[%d].events[%d]", where, r, i);
             HLM_TRY(add_event(&rank->events[i], simulation, path, durations, err));
@@ -213,7 +229,8 @@ static enum hlm_status join_actions(struct hlm_arena *arena, const struct hlm_pl
         HLM_TRY(add_computed(measurement, simulation.schedule, pp, where, &measured, err));
     } else {
         add_predicted(&simulation, &predicted);
-        HLM_TRY(add_measured(arena, &measurement->timeline, &simulation, where, &measured, err));
+        HLM_TRY(
+            add_measured(arena, plan, &measurement->timeline, &simulation, where, &measured, err));
     }
     struct hlm_compare_action *actions =
         HLM_ARENA_ARRAY(arena, struct hlm_compare_action, num_stages * NUM_COMPARED);

@@ -209,6 +209,40 @@ static enum hlm_status choose_all(struct hlm_arena *arena, const struct hlm_stra
     return HLM_OK;
 }
 
+/* How far a stage has gone in the order of choose_recompute. */
+static int32_t recompute_order(const struct hlm_plan_recompute *recompute)
+{
+    return recompute->full > 0 ? recompute->full + recompute->selective + recompute->full
+                               : recompute->selective;
+}
+
+/* What fits all replicas, the most that any of them needs. */
+static enum hlm_status choose_for_all(struct hlm_arena *arena, const struct hlm_model *model,
+                                      const struct hlm_cluster *cluster,
+                                      const struct hlm_strategy *strategy,
+                                      struct hlm_plan_stage *stages, int32_t num_stages,
+                                      struct hlm_err *err)
+{
+    struct hlm_strategy placed = *strategy;
+    HLM_TRY(hlm_plan_locate(arena, cluster, &placed, stages, num_stages, err));
+    struct hlm_plan_stage *own =
+        hlm_arena_memdup(arena, stages, (size_t)num_stages * sizeof(*stages));
+    for (int32_t i = 0; i < (placed.num_replicas > 0 ? placed.num_replicas : 1); i++) {
+        const struct hlm_strategy view =
+            placed.num_replicas > 0 ? hlm_strategy_of_replicas(&placed, i) : placed;
+        const struct hlm_strategy *seen = hlm_arena_memdup(arena, &view, sizeof(view));
+        const struct hlm_pricer *const *pricers = NULL;
+        HLM_TRY(hlm_plan_pricers_new(arena, model, cluster, seen, &pricers, err));
+        HLM_TRY(choose_all(arena, seen, pricers, own, num_stages, err));
+        for (int32_t s = 0; s < num_stages; s++) {
+            const bool more = i == 0 || recompute_order(&own[s].recompute) >
+                                            recompute_order(&stages[s].recompute);
+            stages[s].recompute = more ? own[s].recompute : stages[s].recompute;
+        }
+    }
+    return HLM_OK;
+}
+
 enum hlm_status hlm_plan_even_stages(struct hlm_arena *arena, const struct hlm_model *model,
                                      const struct hlm_cluster *cluster,
                                      const struct hlm_strategy *strategy, int32_t recompute,
@@ -227,7 +261,9 @@ enum hlm_status hlm_plan_even_stages(struct hlm_arena *arena, const struct hlm_m
             .rank_group = hlm_layout_stage_rank(strategy, s),
             .first_layer = first,
             .num_layers = lengths[s],
-            .device_group = hlm_layout_device_group(strategy, cluster, s),
+            .device_group = strategy->num_replicas > 0
+                                ? strategy->replicas[0].device_group
+                                : hlm_layout_device_group(strategy, cluster, s),
             .tp = strategy->tp,
             .recompute =
                 recompute_counts(lengths[s], recompute == HLM_RECOMPUTE_SELECTIVE ? lengths[s] : 0,
@@ -235,11 +271,7 @@ enum hlm_status hlm_plan_even_stages(struct hlm_arena *arena, const struct hlm_m
         first += lengths[s];
     }
     if (recompute < 0) {
-        struct hlm_strategy *placed = hlm_arena_memdup(arena, strategy, sizeof(*strategy));
-        const struct hlm_pricer *const *pricers = NULL;
-        HLM_TRY(hlm_plan_locate(arena, cluster, placed, stages, n, err));
-        HLM_TRY(hlm_plan_pricers_new(arena, model, cluster, placed, &pricers, err));
-        HLM_TRY(choose_all(arena, placed, pricers, stages, n, err));
+        HLM_TRY(choose_for_all(arena, model, cluster, strategy, stages, n, err));
     }
     *out = stages;
     *out_num = n;
