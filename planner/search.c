@@ -601,8 +601,10 @@ static enum hlm_status search_columns(struct hlm_arena *arena, struct hlm_search
     HLM_TRY(hlm_columns_families(search->kept, search->problem, &families, &num_families, err));
     init_heap(search, families, num_families);
     close_gap(search);
+    hlm_search_find_shares(search);
     if (search->heap_size > 0 && is_beaten(search, &search->heap[0])) {
-        *out = (struct hlm_search_result){.lower_bound_s = search->heap[0].bound_s};
+        *out = (struct hlm_search_result){
+            .lower_bound_s = fmin(search->heap[0].bound_s, search->shares.bound_s)};
         return HLM_OK;
     }
     find_runners_up(search);
@@ -610,7 +612,7 @@ static enum hlm_status search_columns(struct hlm_arena *arena, struct hlm_search
         *err = search->refusal;
         return HLM_NO;
     }
-    if (search->num_planned == 0) {
+    if (isinf(hlm_search_best_step_s(search))) {
         return search->explains ? explain_infeasible(search, err)
                                 : hlm_fail(err, HLM_NO, "nothing fits");
     }
@@ -628,6 +630,7 @@ static enum hlm_status run_search(struct hlm_arena *arena, struct hlm_search_sta
     search.scratch = hlm_arena_new();
     search.is_least_proved = true;
     search.work_left = 4e8;
+    search.shares = (struct hlm_search_shares){.step_s = INFINITY, .bound_s = INFINITY};
     search.certificate =
         (struct hlm_plan_certificate){.require = search.problem->require,
                                       .runnable_only = search.problem->runnable_only,
