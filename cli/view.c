@@ -56,7 +56,10 @@ const char *hlm_view_replicas(struct hlm_arena *arena, const struct hlm_strategy
         const struct hlm_replicas *replicas = &strategy->replicas[i];
         hlm_text_printf(&text, "%s%d on %s: %lld%s%s", i > 0 ? "; " : "", replicas->dp,
                         cluster->groups[replicas->device_group].name,
-                        (long long)replicas->num_microbatches, i == 0 ? " microbatches" : "",
+                        (long long)replicas->num_microbatches,
+                        i > 0                             ? ""
+                        : replicas->num_microbatches == 1 ? " microbatch"
+                                                          : " microbatches",
                         replicas->dp > 1 ? " each" : "");
     }
     return text.text;
