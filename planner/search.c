@@ -598,7 +598,11 @@ static enum hlm_status search_columns(struct hlm_arena *arena, struct hlm_search
 {
     const struct hlm_column_family *families = NULL;
     int32_t num_families = 0;
-    HLM_TRY(hlm_columns_families(search->kept, search->problem, &families, &num_families, err));
+    /* Where none is legal, replicas with shares of their own may be. */
+    if (hlm_columns_families(search->kept, search->problem, &families, &num_families,
+                             &search->refusal) != HLM_OK) {
+        num_families = 0;
+    }
     init_heap(search, families, num_families);
     close_gap(search);
     hlm_search_find_shares(search);
@@ -608,7 +612,7 @@ static enum hlm_status search_columns(struct hlm_arena *arena, struct hlm_search
         return HLM_OK;
     }
     find_runners_up(search);
-    if (search->certificate.num_columns == 0) {
+    if (search->certificate.num_columns + search->shares.num_columns == 0) {
         *err = search->refusal;
         return HLM_NO;
     }

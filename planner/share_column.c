@@ -103,6 +103,7 @@ enum hlm_status hlm_share_family_refuses(struct hlm_pricer_cache *cache,
         struct hlm_strategy seen = hlm_strategy_of_replicas(strategy, g);
         double once_s = 0.0, many_s = 0.0, twice_s = 0.0;
         seen.num_microbatches = 1;
+        seen.global_batch_size = seen.dp * seen.microbatch_size; /* else it is not legal */
         HLM_TRY(hlm_family_bound(cache, &seen, &once_s, err));
         /* So many that its term in m is the larger one: a pipeline has no more stages than layers.
          */

@@ -5,7 +5,7 @@
 
 struct tally {
     int64_t num_plans;
-    int32_t num_fit, num_mixed, num_idle, num_recomputing;
+    int32_t num_fit, num_mixed, num_idle, num_recomputing, num_shares, num_unchecked;
 };
 
 static int32_t groups_used(const struct hlm_plan *plan)
@@ -16,6 +16,9 @@ static int32_t groups_used(const struct hlm_plan *plan)
         for (int32_t s = 0; s < plan->num_stages; s++) {
             used = used || plan->stages[s].device_group == g;
         }
+        for (int32_t i = 0; i < plan->strategy.num_replicas; i++) {
+            used = used || plan->strategy.replicas[i].device_group == g;
+        }
         num += used ? 1 : 0;
     }
     return num;
@@ -25,6 +28,7 @@ static void add(struct tally *tally, const struct hlm_plan *plan)
 {
     const int32_t used = groups_used(plan);
     tally->num_fit++;
+    tally->num_shares += plan->strategy.num_replicas > 0 ? 1 : 0;
     tally->num_mixed += used > 1 ? 1 : 0;
     tally->num_idle += used < plan->cluster.num_groups ? 1 : 0;
     for (int32_t s = 0; s < plan->num_stages; s++) {
@@ -57,6 +61,7 @@ static void check_problem(struct hlm_arena *arena, const struct mixed_problem *m
     check_close(again->prediction.step_time_s, plan->prediction.step_time_s, 1e-15);
     struct hlm_verify_report report;
     check_ok(hlm_verify(arena, plan, &report, &err), &err);
+    tally->num_unchecked += report.num_unchecked > 0 ? 1 : 0;
     add(tally, plan);
 }
 
@@ -74,11 +79,11 @@ static void gap_0_is_the_best_of_all_plans(void **state)
         hlm_arena_free(arena);
     }
     print_message("%lld plans; %d problems with a plan, %d over several groups, %d with an idle "
-                  "one, %d with recompute\n",
+                  "one, %d with recompute, %d with shares, %d not checked in full\n",
                   (long long)tally.num_plans, tally.num_fit, tally.num_mixed, tally.num_idle,
-                  tally.num_recomputing);
+                  tally.num_recomputing, tally.num_shares, tally.num_unchecked);
     assert_true(tally.num_fit >= 50 && tally.num_mixed >= 5 && tally.num_idle >= 5);
-    assert_true(tally.num_recomputing >= 5);
+    assert_true(tally.num_recomputing >= 5 && tally.num_shares >= 5);
 }
 
 int main(void)
