@@ -393,20 +393,89 @@ static bool fits_all(const struct hlm_share_column *column, int32_t s,
     return fits;
 }
 
-/* What the slowest replicas' passes take of a stage's recompute, each as long as its share. */
-static double recompute_s(const struct hlm_share_column *column, const int64_t *shares, int32_t s,
-                          const struct hlm_plan_stage *stage)
+/* Choices of a stage that all groups can share, but for those that another one is no slower than on
+ * any group: a step never gets shorter when a backward gets longer. */
+enum { MAX_CHOICES = 8 };
+struct choices {
+    struct hlm_plan_recompute recompute[MAX_CHOICES];
+    double backward_s[MAX_CHOICES][HLM_MAX_MIXED_GROUPS];
+    int32_t num;
+    bool is_full; /* there are more */
+};
+
+static bool is_no_slower(const double *a, const double *b, int32_t num)
 {
-    double most_s = 0.0;
-    for (int32_t g = 0; g < column->num_groups; g++) {
-        const struct hlm_stage_prices *prices = &column->groups[g].column.placement.stages[s];
-        const double own_s =
-            stage->recompute.none * prices->backward_s[0][HLM_RECOMPUTE_NONE] +
-            stage->recompute.selective * prices->backward_s[0][HLM_RECOMPUTE_SELECTIVE] +
-            stage->recompute.full * prices->backward_s[0][HLM_RECOMPUTE_FULL];
-        most_s = fmax(most_s, own_s * (double)shares[g]);
+    bool no_slower = true;
+    for (int32_t g = 0; g < num; g++) {
+        no_slower = no_slower && a[g] <= b[g];
     }
-    return most_s;
+    return no_slower;
+}
+
+static void backwards_of(const struct hlm_share_column *column, int32_t s,
+                         const struct hlm_plan_recompute *recompute, double *out)
+{
+    for (int32_t g = 0; g < column->num_groups; g++) {
+        const double *seconds = column->groups[g].column.placement.stages[s].backward_s[0];
+        out[g] = recompute->none * seconds[HLM_RECOMPUTE_NONE] +
+                 recompute->selective * seconds[HLM_RECOMPUTE_SELECTIVE] +
+                 recompute->full * seconds[HLM_RECOMPUTE_FULL];
+    }
+}
+
+static void add_choice(const struct hlm_share_column *column, struct choices *choices,
+                       const struct hlm_plan_recompute *recompute, const double *backward_s)
+{
+    int32_t kept = 0;
+    for (int32_t i = 0; i < choices->num; i++) {
+        if (is_no_slower(choices->backward_s[i], backward_s, column->num_groups)) {
+            return;
+        }
+    }
+    for (int32_t i = 0; i < choices->num; i++) {
+        if (!is_no_slower(backward_s, choices->backward_s[i], column->num_groups)) {
+            choices->recompute[kept] = choices->recompute[i];
+            memcpy(choices->backward_s[kept++], choices->backward_s[i],
+                   sizeof(choices->backward_s[i]));
+        }
+    }
+    choices->num = kept;
+    choices->is_full = choices->is_full || kept == MAX_CHOICES;
+    if (kept < MAX_CHOICES) {
+        choices->recompute[kept] = *recompute;
+        memcpy(choices->backward_s[kept], backward_s, sizeof(choices->backward_s[kept]));
+        choices->num++;
+    }
+}
+
+static bool is_allowed(const bool *modes, const struct hlm_plan_recompute *recompute)
+{
+    return (recompute->none == 0 || modes[HLM_RECOMPUTE_NONE]) &&
+           (recompute->selective == 0 || modes[HLM_RECOMPUTE_SELECTIVE]) &&
+           (recompute->full == 0 || modes[HLM_RECOMPUTE_FULL]);
+}
+
+/* Where all groups have one choice of their own, that; else all that are worth a look. */
+static void find_choices(const struct hlm_share_column *column, const struct hlm_plan_stage *own,
+                         bool same, int32_t s, struct choices *out)
+{
+    struct hlm_plan_stage stage = *own;
+    const int32_t n = stage.num_layers;
+    double backward_s[HLM_MAX_MIXED_GROUPS] = {0.0};
+    *out = (struct choices){.num = 0};
+    for (int32_t full = same ? n : 0; full <= n; full++) {
+        for (int32_t selective = 0; selective <= n - full; selective++) {
+            if (!same) {
+                stage.recompute =
+                    (struct hlm_plan_recompute){n - full - selective, selective, full};
+            }
+            if (is_allowed(column->groups[0].column.placement.modes, &stage.recompute) &&
+                fits_all(column, s, &stage)) {
+                backwards_of(column, s, &stage.recompute, backward_s);
+                add_choice(column, out, &stage.recompute, backward_s);
+            }
+        }
+    }
 }
 
 /* A split of layers: the groups' own choices of recompute, and what they share (the same for all).
@@ -427,42 +496,89 @@ static struct split new_split(struct hlm_share_column *column)
     return split;
 }
 
-static bool share_stage(const struct hlm_share_column *column, const struct split *split,
-                        const int64_t *shares, int32_t s, bool *same)
+/* All ways to choose, stage by stage. */
+struct choosing {
+    struct hlm_share_column *column;
+    const struct split *split;
+    const int64_t *shares;
+    const struct choices *choices;   /* [pp] */
+    struct hlm_plan_recompute *best; /* [pp] */
+    double best_s;
+    int32_t slowest, left; /* simulations */
+};
+
+static void choose_from(struct choosing *choosing, int32_t s)
 {
-    double best_s = INFINITY;
-    for (int32_t g = 0; g < column->num_groups; g++) {
-        const struct hlm_plan_stage *choice = &split->own[g][s];
-        *same = *same && memcmp(choice, &split->own[0][s], sizeof(*choice)) == 0;
-        const double seconds = recompute_s(column, shares, s, choice);
-        if (seconds < best_s && fits_all(column, s, choice)) {
-            best_s = seconds;
-            split->shared[0][s] = *choice;
+    const int32_t p = choosing->column->strategy.pp;
+    struct hlm_plan_stage *shared = choosing->split->shared[0];
+    if (s < p) {
+        for (int32_t i = 0; i < choosing->choices[s].num; i++) {
+            shared[s].recompute = choosing->choices[s].recompute[i];
+            choose_from(choosing, s + 1);
+        }
+        return;
+    }
+    int32_t slowest = 0;
+    if (choosing->left-- <= 0) {
+        return;
+    }
+    const double step_s =
+        simulate(choosing->column, choosing->split->shared, choosing->shares, &slowest);
+    if (step_s < choosing->best_s) {
+        choosing->best_s = step_s;
+        choosing->slowest = slowest;
+        for (int32_t i = 0; i < p; i++) {
+            choosing->best[i] = shared[i].recompute;
         }
     }
-    return isfinite(best_s);
 }
 
-/* The simulated step; INFINITY: nothing was found that all groups could share. *out_least_s: what
- * no plan of this split is below. */
+/* The simulated step; INFINITY: no choice of recompute fits all groups. *out_least_s: what no plan
+ * of this split is below, the same where all choices were tried. */
 static double try_split(struct hlm_share_column *column, const struct split *split,
                         const int32_t *ends, const int64_t *shares, double *out_least_s,
                         int32_t *out_slowest)
 {
-    bool same = true, found = true;
+    enum { MOST_TRIED = 256 };
+    const int32_t p = column->strategy.pp;
     *out_least_s = INFINITY;
     for (int32_t g = 0; g < column->num_groups; g++) {
         if (!own_stages(column, g, ends, shares[g], split->own[g])) {
             return INFINITY;
         }
     }
-    for (int32_t s = 0; s < column->strategy.pp; s++) {
-        found = share_stage(column, split, shares, s, &same) && found;
+    const struct hlm_arena_mark mark = hlm_arena_mark(column->scratch);
+    struct choices *choices = HLM_ARENA_ARRAY(column->scratch, struct choices, p);
+    struct choosing choosing = {.column = column,
+                                .split = split,
+                                .shares = shares,
+                                .choices = choices,
+                                .best =
+                                    HLM_ARENA_ARRAY(column->scratch, struct hlm_plan_recompute, p),
+                                .best_s = INFINITY,
+                                .left = MOST_TRIED};
+    bool all = true;
+    for (int32_t s = 0; s < p; s++) {
+        bool same = true;
+        for (int32_t g = 1; g < column->num_groups; g++) {
+            same =
+                same && memcmp(&split->own[g][s], &split->own[0][s], sizeof(split->own[0][s])) == 0;
+        }
+        find_choices(column, &split->own[0][s], same, s, &choices[s]);
+        all = all && !choices[s].is_full;
+        split->shared[0][s] = split->own[0][s];
     }
-    const double step_s =
-        found ? simulate(column, split->shared, shares, out_slowest) : (double)INFINITY;
-    *out_least_s = same ? step_s : simulate(column, split->own, shares, NULL);
-    return step_s;
+    choose_from(&choosing, 0);
+    for (int32_t s = 0; s < p && isfinite(choosing.best_s); s++) {
+        split->shared[0][s].recompute = choosing.best[s];
+    }
+    *out_least_s =
+        all && choosing.left >= 0 ? choosing.best_s : simulate(column, split->own, shares, NULL);
+    if (out_slowest != NULL) {
+        *out_slowest = choosing.slowest;
+    }
+    hlm_arena_rewind(column->scratch, mark);
+    return choosing.best_s;
 }
 
 static bool take(struct hlm_share_column *column, const struct split *split, const int64_t *shares,

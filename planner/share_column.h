@@ -58,9 +58,9 @@ void hlm_share_guess(struct hlm_share_column *column, struct hlm_share_plan *bes
                      int64_t *num_simulated);
 
 /* All shares, and for each of them all splits whose rows are below goal_s on every group,
- * simulated. Returns the least that the plans not found by then may take: the best found or, where
- * groups would recompute differently, what each takes with its own choice; 0 when there are too
- * many for *work_left simulated actions. */
+ * simulated. Returns what no plan of the column is below: the goal, less where a plan is or where
+ * groups would recompute in too many different ways; 0 when there are too many plans for *work_left
+ * simulated actions. */
 double hlm_share_list(struct hlm_share_column *column, double goal_s, double max_gap_frac,
                       struct hlm_share_plan *best, double *work_left, int64_t *num_simulated);
 

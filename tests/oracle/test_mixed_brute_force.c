@@ -86,8 +86,41 @@ static void gap_0_is_the_best_of_all_plans(void **state)
     assert_true(tally.num_recomputing >= 5 && tally.num_shares >= 5);
 }
 
+/* More often the best: more replicas, and what only they can do. */
+static void shares_are_the_best_of_all_plans(void **state)
+{
+    (void)state;
+    enum { NUM_PROBLEMS = 60 };
+    struct hlm_rng rng = {placement_seed(24), 0};
+    struct tally tally = {0};
+    for (int i = 0; i < NUM_PROBLEMS; i++) {
+        struct hlm_arena *arena = hlm_arena_new();
+        struct mixed_problem mixed;
+        mixed_problem_random(arena, &rng, &mixed);
+        struct hlm_search_require *require = &mixed.problem.require;
+        require->schedule = i % 3 == 0 ? HLM_SCHEDULE_GPIPE : HLM_SCHEDULE_1F1B;
+        require->zero = (int32_t)hlm_rng_next_int(&rng, 0, 1);
+        require->microbatch_size = 1;
+        require->pp = i % 3 == 0 ? 2 : 1;
+        mixed.problem.all_groups = i % 2 == 0;
+        mixed.problem.global_batch_size = hlm_rng_next_int(&rng, 5, 11);
+        for (int32_t g = 0; g < mixed.cluster.num_groups; g++) {
+            mixed.groups[g].devices_per_node = require->pp * (int32_t)hlm_rng_next_int(&rng, 1, 2);
+            mixed.groups[g].nvlink_domain = mixed.groups[g].devices_per_node;
+        }
+        check_problem(arena, &mixed, &tally);
+        hlm_arena_free(arena);
+    }
+    print_message("%lld plans; %d problems with a plan, %d with shares, %d with recompute, %d not "
+                  "checked in full\n",
+                  (long long)tally.num_plans, tally.num_fit, tally.num_shares,
+                  tally.num_recomputing, tally.num_unchecked);
+    assert_true(tally.num_shares >= 10);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(gap_0_is_the_best_of_all_plans)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(gap_0_is_the_best_of_all_plans),
+                                       cmocka_unit_test(shares_are_the_best_of_all_plans)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -225,6 +225,7 @@ static inline void mixed_try_order(struct mixed_exhaustive *all, const int32_t *
         const int32_t cp = code / 2 + 1, dp = replicas / cp;
         const bool sp = code % 2 == 1;
         if (replicas % cp != 0 || pp > all->mixed->model.num_layers + 2 ||
+            (problem->require.pp > 0 && problem->require.pp != pp) ||
             problem->global_batch_size % (dp * problem->require.microbatch_size) != 0 ||
             (pp == 1 && problem->require.schedule != HLM_SCHEDULE_1F1B) ||
             (replicas == 1 && problem->require.zero > 0)) {

@@ -229,7 +229,8 @@ static inline struct mixed_shares mixed_share_everything(struct hlm_arena *arena
         for (int32_t code = 0; code < 2 * 8 * MIXED_SHARE_STAGES; code++) {
             const int32_t tp = code / 2 % 8 + 1, pp = code / 16 + 1;
             if (num > 1 && (!problem->all_groups || num == num_groups) &&
-                (code % 2 == 0 || tp > 1) && pp <= problem->model->num_layers + 2 &&
+                (code % 2 == 0 || tp > 1) && (require->pp == 0 || require->pp == pp) &&
+                pp <= problem->model->num_layers + 2 &&
                 (pp > 1 || require->schedule == HLM_SCHEDULE_1F1B)) {
                 mixed_share_column(&all, tp, pp, code % 2 == 1);
             }
