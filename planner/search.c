@@ -477,9 +477,9 @@ static bool advance(struct hlm_search_state *search, struct hlm_search_candidate
 }
 
 /* Nothing is below the cutoff, and nothing that was found is within the gap of it. */
-static bool is_beaten(const struct hlm_search_state *search, const struct hlm_search_candidate *top)
+static bool is_beaten(const struct hlm_search_state *search, double open_s)
 {
-    return top->bound_s >= search->cutoff_s && within_gap_s(search) > search->cutoff_s;
+    return open_s >= search->cutoff_s && within_gap_s(search) > search->cutoff_s;
 }
 
 /* The gap is closed, or cannot be, and the least ILP is known: no open column has a smaller bound.
@@ -487,7 +487,7 @@ static bool is_beaten(const struct hlm_search_state *search, const struct hlm_se
 static bool gap_is_done(const struct hlm_search_state *search,
                         const struct hlm_search_candidate *top)
 {
-    if (top->level == HLM_LEVEL_GIVEN_UP || is_beaten(search, top)) {
+    if (top->level == HLM_LEVEL_GIVEN_UP || is_beaten(search, top->bound_s)) {
         return true;
     }
     if (top->bound_s < hlm_search_goal_s(search)) {
@@ -593,6 +593,13 @@ static enum hlm_status explain_infeasible(struct hlm_search_state *search, struc
     return hlm_infeasible_explain(search->problem, strategies, num_strategies, err);
 }
 
+/* INFINITY: nothing is legal, or fits. */
+static double least_open_s(const struct hlm_search_state *search)
+{
+    return search->heap_size > 0 ? fmin(search->heap[0].bound_s, search->shares.bound_s)
+                                 : search->shares.bound_s;
+}
+
 static enum hlm_status search_columns(struct hlm_arena *arena, struct hlm_search_state *search,
                                       struct hlm_search_result *out, struct hlm_err *err)
 {
@@ -606,9 +613,9 @@ static enum hlm_status search_columns(struct hlm_arena *arena, struct hlm_search
     init_heap(search, families, num_families);
     close_gap(search);
     hlm_search_find_shares(search);
-    if (search->heap_size > 0 && is_beaten(search, &search->heap[0])) {
-        *out = (struct hlm_search_result){
-            .lower_bound_s = fmin(search->heap[0].bound_s, search->shares.bound_s)};
+    const double open_s = least_open_s(search);
+    if (isfinite(open_s) && is_beaten(search, open_s)) {
+        *out = (struct hlm_search_result){.lower_bound_s = open_s};
         return HLM_OK;
     }
     find_runners_up(search);
