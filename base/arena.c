@@ -108,10 +108,10 @@ void hlm_arena_free(struct hlm_arena *arena)
     free(arena);
 }
 
-void *hlm_arena_alloc(struct hlm_arena *arena, size_t count, size_t size)
+/* Not zeroed. */
+static unsigned char *take(struct hlm_arena *arena, size_t bytes)
 {
-    size_t bytes = 0;
-    if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX / 2) {
+    if (bytes > SIZE_MAX / 2) {
         out_of_memory(SIZE_MAX);
     }
     const size_t taken = (bytes + RED_ZONE + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
@@ -121,13 +121,21 @@ void *hlm_arena_alloc(struct hlm_arena *arena, size_t count, size_t size)
     unsigned char *memory = arena->top->bytes + arena->top->used;
     arena->top->used += taken;
     ASAN_UNPOISON_MEMORY_REGION(memory, bytes);
-    memset(memory, 0, bytes);
     return memory;
+}
+
+void *hlm_arena_alloc(struct hlm_arena *arena, size_t count, size_t size)
+{
+    size_t bytes = 0;
+    if (__builtin_mul_overflow(count, size, &bytes)) {
+        out_of_memory(SIZE_MAX);
+    }
+    return memset(take(arena, bytes), 0, bytes);
 }
 
 void *hlm_arena_memdup(struct hlm_arena *arena, const void *data, size_t size)
 {
-    void *copy = hlm_arena_alloc(arena, size, 1);
+    void *copy = take(arena, size);
     if (size > 0) {
         memcpy(copy, data, size);
     }

@@ -20,8 +20,9 @@ static void print_report(const struct check_options *options, const struct hlm_p
                          const struct hlm_verify_report *report)
 {
     printf("%s: the plan and its certificate hold\n", options->plan);
-    printf("  no legal plan is faster than %s: of %s legal strategies %s fit nowhere, %s have no "
+    printf("  no legal plan%s is faster than %s: of %s legal strategies %s fit nowhere, %s have no "
            "placement below it, %s have some that are no faster when simulated\n",
+           plan->certificate->all_groups ? " on all groups" : "",
            hlm_fmt_seconds(report->least_bound_s).text, hlm_fmt_int(report->num_columns).text,
            hlm_fmt_int(report->num_infeasible).text, hlm_fmt_int(report->num_bounded).text,
            hlm_fmt_int(report->num_winner).text);

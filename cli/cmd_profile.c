@@ -123,9 +123,6 @@ static enum hlm_status join_groups(struct hlm_arena *arena, const struct profile
     if (options->hosts == NULL && !hlm_ranks_inside(&rank)) {
         return join_files(arena, options, parts, choice.num_ranks, err);
     }
-    if (choice.transport == HLM_TRANSPORT_AUTO) {
-        choice.transport = HLM_TRANSPORT_MPI;
-    }
     HLM_TRY(hlm_ranks_choose(arena, &choice, err));
     return measure(arena, options, &choice, err);
 }

@@ -35,6 +35,16 @@ struct run_options {
 
 /* --- before the ranks start --- */
 
+static bool has_one_tp(const struct hlm_plan *plan)
+{
+    for (int32_t i = 1; i < plan->num_stages; i++) {
+        if (plan->stages[i].tp != plan->stages[0].tp) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static enum hlm_status load_plan(struct hlm_arena *arena, const struct run_options *options,
                                  const struct hlm_plan **out, struct hlm_err *err)
 {
@@ -43,6 +53,12 @@ static enum hlm_status load_plan(struct hlm_arena *arena, const struct run_optio
     const char *refusal = hlm_lowering_refusal(&(*out)->model, &(*out)->strategy);
     if (refusal != NULL) {
         return hlm_fail(err, HLM_NO, "%s: the executor can't run %s", options->plan, refusal);
+    }
+    if (options->messages != 0 && !has_one_tp(*out)) {
+        return hlm_fail(err, HLM_NO,
+                        "%s: --messages measured: the stages differ in tp, and a message between "
+                        "such stages is several",
+                        options->plan);
     }
     if (options->emulate_rank >= (*out)->num_ranks) {
         return hlm_fail(err, HLM_USAGE, "--emulate-rank %lld: the plan has ranks 0 to %d",

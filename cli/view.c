@@ -461,7 +461,8 @@ void hlm_view_certificate(FILE *out, const struct hlm_plan_certificate *certific
         return;
     }
     fprintf(out, "certificate\n");
-    fprintf(out, "  no legal plan is faster than %s: gap %.3f %%, asked for at most %.3g %%\n",
+    fprintf(out, "  no legal plan%s is faster than %s: gap %.3f %%, asked for at most %.3g %%\n",
+            certificate->all_groups ? " on all groups" : "",
             hlm_fmt_seconds(certificate->lower_bound_s).text, 100.0 * certificate->gap_frac,
             100.0 * certificate->max_gap_frac);
     fprintf(out, "  %s strategies: %s lost by a bound, %s fit nowhere; %s ILPs, %s simulations\n",

@@ -39,17 +39,26 @@ static const char *subcluster_text(struct hlm_arena *arena, const struct hlm_pla
 
 static const char *count_subclusters(struct hlm_arena *arena, const struct hlm_plan_offer *offer)
 {
-    int32_t counts[HLM_SUBCLUSTER_INFEASIBLE + 1] = {0};
-    for (int32_t i = 0; i < offer->num_subclusters; i++) {
-        counts[offer->subclusters[i].outcome]++;
+    static const char *const texts[] = {
+        [HLM_SUBCLUSTER_PLANNED] = "planned",
+        [HLM_SUBCLUSTER_BEATEN] = "lost by a bound",
+        [HLM_SUBCLUSTER_OPEN] = "whose fastest plan needs more of the hosts than they have",
+        [HLM_SUBCLUSTER_INFEASIBLE] = "on which nothing fits"};
+    struct hlm_text text;
+    hlm_text_init(&text, arena);
+    hlm_text_printf(&text, "%s subclusters:", hlm_fmt_int(offer->num_subclusters).text);
+    const char *before = "";
+    for (int32_t outcome = 0; outcome <= HLM_SUBCLUSTER_INFEASIBLE; outcome++) {
+        int32_t count = 0;
+        for (int32_t i = 0; i < offer->num_subclusters; i++) {
+            count += (int32_t)offer->subclusters[i].outcome == outcome ? 1 : 0;
+        }
+        if (count > 0) {
+            hlm_text_printf(&text, "%s %s %s", before, hlm_fmt_int(count).text, texts[outcome]);
+            before = ",";
+        }
     }
-    return hlm_arena_printf(arena,
-                            "%s subclusters of the cluster: %s planned, %s lost by a bound, on %s "
-                            "nothing fits",
-                            hlm_fmt_int(offer->num_subclusters).text,
-                            hlm_fmt_int(counts[HLM_SUBCLUSTER_PLANNED]).text,
-                            hlm_fmt_int(counts[HLM_SUBCLUSTER_BEATEN]).text,
-                            hlm_fmt_int(counts[HLM_SUBCLUSTER_INFEASIBLE]).text);
+    return text.text;
 }
 
 /* --- the cheapest plan --- */
@@ -106,10 +115,10 @@ static void print_subclusters(FILE *out, struct hlm_arena *arena, const struct h
         const bool uncertain = !is_plan && hlm_plan_may_be_cheaper(subcluster, plan);
         const char *certain = is_plan ? "the plan" : uncertain ? "no" : "yes";
         any_uncertain = any_uncertain || uncertain;
-        const char *const cells[] = {subcluster_text(arena, offer, subcluster),
-                                     copy(arena, hlm_fmt_seconds(subcluster->step_time_s)),
-                                     price_text(arena, cost),
-                                     copy(arena, hlm_fmt_percent(cost / own - 1)), certain};
+        const char *const cells[] = {
+            subcluster_text(arena, offer, subcluster),
+            copy(arena, hlm_fmt_seconds(subcluster->step_time_s)), price_text(arena, cost),
+            is_plan ? "" : copy(arena, hlm_fmt_percent(cost / own - 1)), certain};
         hlm_text_table_add(&table, cells);
     }
     hlm_text_table_print(&table, out, 2);

@@ -166,7 +166,7 @@ static enum hlm_status run_rank(struct hlm_arena *arena, const struct job *job,
         const struct hlm_profiler_join_config config = {.directory = job->options->profile,
                                                         .parts = job->options->join,
                                                         .quick = job->options->quick};
-        return hlm_profiler_join_run(arena, &config, comm, heartbeat, err);
+        return hlm_profiler_join_run(arena, &config, chosen->backend, comm, heartbeat, err);
     }
     HLM_TRY(repeat_operators(job, comm, chosen, err));
     if (job->plan == NULL) {

@@ -11,7 +11,8 @@
 
 /* *out: [dp][num_stages] seconds of a message of `bytes` from each stage to the next, either way,
  * in every replica (its ranks of tp 0 and cp 0); 0 behind the last stage and between stages of one
- * rank. The least of several exchanges. On all ranks. HLM_ENV: not over a host transport.
+ * rank. The least of several exchanges. All stages have one tp, so that
+ * bytes are the same on all ranks. On all ranks. HLM_ENV: not over a host transport.
  * collective over the world */
 HLM_MUST_CHECK enum hlm_status hlm_rank_messages_measure(struct hlm_arena *arena,
                                                          const struct hlm_plan *plan,

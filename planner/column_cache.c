@@ -297,15 +297,15 @@ static struct schedule_entry *find_schedule(struct hlm_pricer_cache *cache,
     return make_schedule(cache, strategy, &key);
 }
 
-/* A ratio in steps of a quarter of a doubling. */
+/* A ratio in doublings. */
 static int64_t steps_of(double ratio)
 {
-    return ratio > 0x1p-20 ? (int64_t)lround(4.0 * log2(ratio)) : -80;
+    return ratio > 0x1p-20 ? (int64_t)lround(log2(ratio)) : -20;
 }
 
 static double ratio_of(int64_t steps)
 {
-    return steps <= -80 ? 0.0 : exp2((double)steps / 4.0);
+    return steps <= -20 ? 0.0 : exp2((double)steps);
 }
 
 static double *repeat(struct hlm_arena *arena, int32_t num, double value)

@@ -67,7 +67,7 @@ const struct hlm_cached_rows *hlm_cache_ramp_rows(struct hlm_pricer_cache *cache
                                                   const struct hlm_strategy *strategy);
 
 /* The rows of a schedule whose stages take seconds[kind of action] and transfers transfer_s, all to
- * the steps of their ratio to the forward (a quarter of a doubling): hlm_sim_num_path_rows. */
+ * the steps of their ratio to the forward (a doubling): hlm_sim_num_path_rows. */
 const struct hlm_cached_rows *hlm_cache_path_rows(struct hlm_pricer_cache *cache,
                                                   const struct hlm_strategy *strategy,
                                                   const double seconds[HLM_SIM_NUM_KINDS],

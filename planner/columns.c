@@ -28,8 +28,8 @@ struct members {
     const struct hlm_search_problem *problem;
     struct hlm_strategy *out; /* NULL: only counted */
     int64_t num;
-    bool is_mixed; /* through several device groups */
-    struct hlm_err reason;
+    bool is_mixed;          /* through several device groups */
+    struct hlm_err *reason; /* NULL: nobody asks why one is not legal */
 };
 
 static bool same_as_another(const struct hlm_strategy *strategy)
@@ -45,14 +45,14 @@ static bool is_possible(struct members *members, const struct hlm_strategy *stra
                                                .chunks = strategy->vpp,
                                                .num_microbatches =
                                                    (int32_t)strategy->num_microbatches};
-    if (hlm_schedule_check_params(&params, &members->reason) != HLM_OK) {
+    if (hlm_schedule_check_params(&params, members->reason) != HLM_OK) {
         return false;
     }
     const char *refused = members->problem->runnable_only
                               ? hlm_lowering_refusal(members->problem->model, strategy)
                               : NULL;
     if (refused != NULL) {
-        (void)hlm_fail(&members->reason, HLM_NO, "the executor does not run %s", refused);
+        (void)hlm_fail(members->reason, HLM_NO, "the executor does not run %s", refused);
     }
     return refused == NULL;
 }
@@ -78,7 +78,7 @@ static void add_chunks(struct members *members, struct hlm_strategy strategy)
         if (!wanted(problem->require.vpp, 0, vpp)) {
             continue;
         }
-        if (hlm_strategy_check(&strategy, problem->model, &members->reason) != HLM_OK) {
+        if (hlm_strategy_check(&strategy, problem->model, members->reason) != HLM_OK) {
             return;
         }
         if (is_possible(members, &strategy)) {
@@ -97,7 +97,7 @@ static void add_members(struct members *members, const struct hlm_strategy *fami
     const int32_t last = require->zero >= 0 ? require->zero : replicated ? 3 : 0;
     const bool multiply = members->out == NULL && !members->problem->runnable_only;
     if (last > 0 && !replicated) {
-        (void)hlm_fail(&members->reason, HLM_NO, "zero = %d needs dp * cp > 1", last);
+        (void)hlm_fail(members->reason, HLM_NO, "zero = %d needs dp * cp > 1", last);
         return;
     }
     for (int32_t zero = first; zero <= last; zero++) {
@@ -137,19 +137,24 @@ static void keep(struct lister *lister, const struct hlm_column_family *family)
     lister->families[lister->num_families++] = *family;
 }
 
+/* Where to say why a strategy is not legal; NULL once there is one that is, as nobody asks then. */
+static struct hlm_err *reason_of(struct lister *lister)
+{
+    return lister->num_families == 0 ? &lister->reason : NULL;
+}
+
 static void try_family(struct lister *lister, struct hlm_strategy strategy)
 {
     strategy.schedule = HLM_SCHEDULE_1F1B;
     strategy.vpp = 1;
     hlm_strategy_complete(&strategy);
-    if (hlm_strategy_check(&strategy, lister->problem->model, &lister->reason) != HLM_OK) {
+    if (hlm_strategy_check(&strategy, lister->problem->model, reason_of(lister)) != HLM_OK) {
         return;
     }
     struct members members = {.problem = lister->problem,
                               .is_mixed = lister->num_orders > 0 && lister->orders[0].is_mixed,
-                              .reason = lister->reason};
+                              .reason = reason_of(lister)};
     add_members(&members, &strategy);
-    lister->reason = members.reason;
     if (members.num > 0) {
         /* What is legal in one order of groups is in all that were kept. */
         keep(lister,
@@ -179,8 +184,9 @@ static void try_sizes(struct lister *lister, struct hlm_strategy strategy)
     const struct hlm_search_require *require = &lister->problem->require;
     const int64_t per_replica = strategy.global_batch_size / strategy.dp;
     if (per_replica * strategy.dp != strategy.global_batch_size) {
-        (void)hlm_fail(&lister->reason, HLM_NO, "dp = %d does not divide global_batch_size = %lld",
-                       strategy.dp, (long long)strategy.global_batch_size);
+        (void)hlm_fail(reason_of(lister), HLM_NO,
+                       "dp = %d does not divide global_batch_size = %lld", strategy.dp,
+                       (long long)strategy.global_batch_size);
         return;
     }
     for (int64_t size = 1; size <= per_replica; size++) {

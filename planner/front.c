@@ -65,7 +65,7 @@ static enum hlm_status search_subcluster(struct market *market, int32_t subclust
     }
     HLM_TRY(status);
     known->lower_bound_s = fmax(known->lower_bound_s, result.lower_bound_s);
-    known->outcome = HLM_SUBCLUSTER_BEATEN;
+    known->outcome = result.lower_bound_s >= cutoff_s ? HLM_SUBCLUSTER_BEATEN : HLM_SUBCLUSTER_OPEN;
     if (result.plan != NULL) {
         known->outcome = HLM_SUBCLUSTER_PLANNED;
         known->step_time_s = result.plan->prediction.step_time_s;
@@ -126,14 +126,13 @@ static enum hlm_status open_market(struct market *market, struct hlm_err *err)
     return HLM_OK;
 }
 
-/* Why nothing fits on the whole cluster, and so on no subcluster of it. */
+/* Why the whole cluster has no plan, and so no part of it. */
 static enum hlm_status explain_none(const struct market *market, struct hlm_err *err)
 {
     const struct hlm_plan *none = NULL;
     const enum hlm_status status =
         hlm_search(market->arena, market->problem, NULL, NULL, &none, err);
-    HLM_ASSERT(status != HLM_OK);
-    return status;
+    return status != HLM_OK ? status : hlm_fail(err, HLM_NO, "no subcluster has a plan");
 }
 
 /* The cheapest of the plans, -1: there is none. group >= 0: of those that use it. */
@@ -180,29 +179,48 @@ static struct hlm_plan_offer make_offer(const struct market *market)
 
 /* --- the cheapest --- */
 
-/* Goes through all subclusters (group >= 0: those with this group that were cut off) for one that
- * is cheaper than all plans so far. */
-static enum hlm_status scan_for_cheapest(struct market *market, int32_t group, struct hlm_err *err)
+/* The step below which a plan on the subcluster is cheaper, by more than the gap, than the cheapest
+ * so far (group >= 0: of those with the group). */
+static double cheaper_s(const struct market *market, int32_t group, int32_t subcluster)
 {
     const double allowed = 1 - market->problem->max_gap_frac;
-    int32_t cheapest = find_cheapest(market, group);
-    for (int32_t at = 0; at < market->num_subclusters; at++) {
-        const int32_t i = market->order[at];
+    const int32_t cheapest = find_cheapest(market, group);
+    return cheapest < 0 ? (double)INFINITY
+                        : seconds_of(market, subcluster,
+                                     allowed * cost_of(market, cheapest,
+                                                       market->known[cheapest].step_time_s));
+}
+
+static enum hlm_status scan_for_cheapest(struct market *market, struct hlm_err *err)
+{
+    for (market->num_done = 0; market->num_done < market->num_subclusters; market->num_done++) {
+        const int32_t i = market->order[market->num_done];
+        HLM_TRY(search_subcluster(market, i, cheaper_s(market, -1, i), err));
+    }
+    return HLM_OK;
+}
+
+/* The subcluster with the group whose search was cut off and may hold the cheapest of these, the
+ * most promising of them; -1: there is none. */
+static int32_t find_promising(const struct market *market, int32_t group)
+{
+    int32_t best = -1;
+    for (int32_t i = 0; i < market->num_subclusters; i++) {
         const struct hlm_plan_subcluster *known = &market->known[i];
-        market->num_done = at;
-        if (group >= 0 &&
-            (known->num_nodes[group] == 0 || known->outcome != HLM_SUBCLUSTER_BEATEN)) {
-            continue;
+        if (known->num_nodes[group] > 0 && known->outcome == HLM_SUBCLUSTER_BEATEN &&
+            known->lower_bound_s < cheaper_s(market, group, i) &&
+            (best < 0 || cost_of(market, i, known->lower_bound_s) <
+                             cost_of(market, best, market->known[best].lower_bound_s))) {
+            best = i;
         }
-        const double cutoff_s =
-            cheapest < 0 ? (double)INFINITY
-                         : seconds_of(market, i,
-                                      allowed * cost_of(market, cheapest,
-                                                        market->known[cheapest].step_time_s));
-        if (known->lower_bound_s < cutoff_s) {
-            HLM_TRY(search_subcluster(market, i, cutoff_s, err));
-            cheapest = find_cheapest(market, group);
-        }
+    }
+    return best;
+}
+
+static enum hlm_status scan_for_group(struct market *market, int32_t group, struct hlm_err *err)
+{
+    for (int32_t i = find_promising(market, group); i >= 0; i = find_promising(market, group)) {
+        HLM_TRY(search_subcluster(market, i, cheaper_s(market, group, i), err));
     }
     return HLM_OK;
 }
@@ -221,27 +239,34 @@ static struct hlm_plan_kept keep_group(const struct market *market, int32_t grou
                                   .least_cost_per_token = least_cost(market, group, subcluster)};
 }
 
-/* What it costs to use the groups that the cheapest subcluster leaves out. */
-static enum hlm_status keep_groups(struct market *market, int32_t cheapest,
-                                   struct hlm_plan_offer *offer, struct hlm_err *err)
+/* Finds what it costs to use the groups that the cheapest subcluster leaves out. What is found may
+ * be cheaper still, within the gap: then that is the cheapest. */
+static enum hlm_status scan_for_kept(struct market *market, struct hlm_err *err)
+{
+    int32_t before = -1;
+    for (int32_t cheapest = find_cheapest(market, -1); cheapest != before;
+         cheapest = find_cheapest(market, -1)) {
+        before = cheapest;
+        for (int32_t g = 0; g < market->problem->cluster->num_groups; g++) {
+            if (market->subclusters[cheapest].num_nodes[g] == 0) {
+                HLM_TRY(scan_for_group(market, g, err));
+            }
+        }
+    }
+    return HLM_OK;
+}
+
+static void add_kept(const struct market *market, int32_t cheapest, struct hlm_plan_offer *offer)
 {
     struct hlm_plan_kept *kept =
         HLM_ARENA_ARRAY(market->arena, struct hlm_plan_kept, offer->cluster.num_groups);
-    int32_t *subclusters = HLM_ARENA_ARRAY(market->arena, int32_t, offer->cluster.num_groups);
     for (int32_t g = 0; g < offer->cluster.num_groups; g++) {
-        subclusters[g] = -1;
-        if (market->subclusters[cheapest].num_nodes[g] == 0) {
-            HLM_TRY(scan_for_cheapest(market, g, err));
-            subclusters[g] = find_cheapest(market, g);
-        }
-    }
-    for (int32_t g = 0; g < offer->cluster.num_groups; g++) {
-        if (subclusters[g] >= 0) {
-            kept[offer->num_kept++] = keep_group(market, g, subclusters[g]);
+        const int32_t with = find_cheapest(market, g);
+        if (market->subclusters[cheapest].num_nodes[g] == 0 && with >= 0) {
+            kept[offer->num_kept++] = keep_group(market, g, with);
         }
     }
     offer->kept = kept;
-    return HLM_OK;
 }
 
 enum hlm_status
@@ -252,18 +277,21 @@ hlm_front_cheapest(struct hlm_arena *arena, const struct hlm_search_problem *pro
     struct market market = {
         .arena = arena, .problem = problem, .progress = progress, .progress_context = context};
     HLM_TRY(open_market(&market, err));
-    HLM_TRY(scan_for_cheapest(&market, -1, err));
-    const int32_t cheapest = find_cheapest(&market, -1);
-    if (cheapest < 0) {
+    HLM_TRY(scan_for_cheapest(&market, err));
+    if (find_cheapest(&market, -1) < 0) {
         return explain_none(&market, err);
     }
+    if (problem->top_k > 0) {
+        HLM_TRY(scan_for_kept(&market, err));
+    }
+    const int32_t cheapest = find_cheapest(&market, -1);
     struct hlm_plan *plan = hlm_arena_memdup(arena, market.plans[cheapest], sizeof(*plan));
     struct hlm_plan_certificate *certificate =
         hlm_arena_memdup(arena, plan->certificate, sizeof(*certificate));
     struct hlm_plan_offer *offer = HLM_ARENA_NEW(arena, struct hlm_plan_offer);
     *offer = make_offer(&market);
     if (problem->top_k > 0) {
-        HLM_TRY(keep_groups(&market, cheapest, offer, err));
+        add_kept(&market, cheapest, offer);
     }
     certificate->offer = offer;
     plan->certificate = certificate;

@@ -12,6 +12,7 @@
 #define HLM_SUBCLUSTER_OUTCOME_MAP(X)                                                              \
     X(PLANNED, "planned")       /* its best plan is known to within the gap */                     \
     X(BEATEN, "beaten")         /* no plan on it can be better than what is known */               \
+    X(OPEN, "open")             /* its fastest plan needs more of the hosts than they have */      \
     X(INFEASIBLE, "infeasible") /* nothing fits on it, or no strategy is legal */
 enum hlm_subcluster_outcome {
 #define X(name, text) HLM_SUBCLUSTER_##name,

@@ -85,6 +85,7 @@ struct narrowing {
     struct hlm_arena *scratch;
     struct hlm_rank_set *set;
     struct hlm_rank_caps *caps;
+    bool changed; /* by the pass so far */
 };
 
 /* What the ranks but `own` have of a row without their layers. */
@@ -137,7 +138,7 @@ static bool load_is_within(const struct narrowing *narrowing, int32_t row, int32
 }
 
 /* Returns whether the rank can hold anything at all. */
-static bool narrow_rank(const struct narrowing *narrowing, int32_t row, int32_t rank)
+static bool narrow_rank(struct narrowing *narrowing, int32_t row, int32_t rank)
 {
     struct hlm_rank_set *set = narrowing->set;
     struct hlm_rank_caps *caps = narrowing->caps;
@@ -147,6 +148,7 @@ static bool narrow_rank(const struct narrowing *narrowing, int32_t row, int32_t 
         int32_t *cap = &caps->most_major[rank * (set->num_minor + 1) + minor];
         while (*cap >= 0 && !load_is_within(narrowing, row, rank, minor, *cap, others_s)) {
             (*cap)--;
+            narrowing->changed = true;
         }
         most = *cap >= 0 && *cap + minor > most ? *cap + minor : most;
     }
@@ -195,7 +197,7 @@ static bool row_is_within(const struct narrowing *narrowing, int32_t row)
 }
 
 /* Once through all rows, each by its rank. */
-static bool narrow_all(const struct narrowing *narrowing)
+static bool narrow_all(struct narrowing *narrowing)
 {
     const struct hlm_rank_problem *problem = narrowing->set->problem;
     for (int32_t row = 0; row < problem->num_rows; row++) {
@@ -228,9 +230,10 @@ bool hlm_rank_narrow(struct hlm_arena *arena, struct hlm_rank_set *set, double c
             out->most_major[(size_t)r * width + d] = set->most;
         }
     }
-    const struct narrowing narrowing = {.scratch = arena, .set = set, .caps = out};
+    struct narrowing narrowing = {.scratch = arena, .set = set, .caps = out, .changed = true};
     bool within = true;
-    for (int pass = 0; within && pass < (isinf(cutoff_s) ? 1 : NUM_PASSES); pass++) {
+    for (int pass = 0; within && narrowing.changed && pass < NUM_PASSES; pass++) {
+        narrowing.changed = false;
         within = narrow_all(&narrowing);
     }
     return within;

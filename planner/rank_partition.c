@@ -179,37 +179,6 @@ double hlm_rank_simulate(struct hlm_arena *scratch, const struct hlm_rank_proble
     return step_s;
 }
 
-const struct hlm_path_row *hlm_rank_partition_rows(struct hlm_arena *arena,
-                                                   const struct hlm_rank_problem *problem,
-                                                   const struct hlm_rank_partition *partition)
-{
-    struct hlm_arena *scratch = hlm_arena_new();
-    const struct hlm_rank_costs costs = hlm_rank_costs_new(scratch, problem);
-    for (int32_t s = 0; s < problem->order->num_stages; s++) {
-        const struct hlm_rank_take take =
-            hlm_rank_take_stage(problem, s, hlm_rank_stage_begin(partition, s), partition->ends[s],
-                                partition->full[s], partition->selective[s]);
-        hlm_rank_costs_set_times(&costs, s, take.seconds);
-        hlm_rank_costs_set_holding(problem, &costs, partition, s);
-    }
-    const struct hlm_path_row *rows = hlm_sim_path_rows(arena, problem->order, &costs.sim);
-    hlm_arena_free(scratch);
-    return rows;
-}
-
-void hlm_rank_add_rows(struct hlm_arena *arena, struct hlm_rank_problem *problem,
-                       const struct hlm_rank_partition *partition)
-{
-    const struct hlm_path_row *more = hlm_rank_partition_rows(arena, problem, partition);
-    const int32_t num_more = hlm_sim_num_path_rows(problem->order);
-    struct hlm_path_row *rows =
-        HLM_ARENA_ARRAY(arena, struct hlm_path_row, problem->num_rows + num_more);
-    memcpy(rows, problem->rows, (size_t)problem->num_rows * sizeof(*rows));
-    memcpy(&rows[problem->num_rows], more, (size_t)num_more * sizeof(*rows));
-    problem->rows = rows;
-    problem->num_rows += num_more;
-}
-
 /* --- guesses --- */
 
 /* What is left over of a rank's layers goes to stages that carry neither embedding nor head first.

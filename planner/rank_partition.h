@@ -21,13 +21,6 @@ void hlm_rank_partition_copy(struct hlm_rank_partition *to, const struct hlm_ran
 double hlm_rank_simulate(struct hlm_arena *scratch, const struct hlm_rank_problem *problem,
                          const struct hlm_rank_partition *partition);
 
-/* The path rows at the partition's own times: the largest of them is its simulated step, but for
- * links that need both sides and optimizers that are not the slowest of all. [2 * num_ranks + 1].
- */
-const struct hlm_path_row *hlm_rank_partition_rows(struct hlm_arena *arena,
-                                                   const struct hlm_rank_problem *problem,
-                                                   const struct hlm_rank_partition *partition);
-
 /* Fills ends so that each rank has totals[rank] layers, spread evenly over its stages. firsts:
  * NULL, or of ranks with two stages, where not negative, those on the first. */
 void hlm_rank_spread(const struct hlm_rank_problem *problem, const int32_t *totals,
@@ -39,10 +32,5 @@ void hlm_rank_spread(const struct hlm_rank_problem *problem, const int32_t *tota
  * better where a rank has several stages. */
 bool hlm_rank_choose_recompute(struct hlm_arena *scratch, const struct hlm_rank_problem *problem,
                                struct hlm_rank_partition *partition);
-
-/* The rows of the problem and those of a partition, in the arena; the problem has these from then
- * on (hlm_rank_set_read_rows). */
-void hlm_rank_add_rows(struct hlm_arena *arena, struct hlm_rank_problem *problem,
-                       const struct hlm_rank_partition *partition);
 
 #endif

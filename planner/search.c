@@ -12,8 +12,6 @@
 
 /* Nodes of one ILP, beyond which the DP decides; placements take a handful. */
 enum { MAX_COLUMN_NODES = 300 };
-/* Rounds of cuts of one column. */
-enum { MAX_CUTS = 12 };
 /* Seconds are compared with this much slack, as sums in another order differ. */
 static const double tie_frac = 1e-9;
 
@@ -432,20 +430,6 @@ static void list_partitions(struct hlm_search_state *search, struct hlm_search_c
     }
 }
 
-/* A solved column whose bound is below the goal: a round of cuts while they help, then all its
- * partitions. False: the column is out. */
-static bool go_on(struct hlm_search_state *search, struct hlm_search_candidate *candidate)
-{
-    struct hlm_search_column *expanded = candidate->expanded;
-    if (expanded->column.is_ranked && expanded->num_cuts < MAX_CUTS) {
-        const enum hlm_search_cut cut = hlm_search_cut_ranks(search, expanded, &candidate->bound_s);
-        expanded->num_cuts = cut == HLM_CUT_USELESS ? MAX_CUTS : expanded->num_cuts;
-        return cut != HLM_CUT_OUT;
-    }
-    list_partitions(search, candidate);
-    return true;
-}
-
 /* --- the loop --- */
 
 static bool advance(struct hlm_search_state *search, struct hlm_search_candidate *candidate)
@@ -539,9 +523,8 @@ static void close_gap(struct hlm_search_state *search)
         }
         HLM_ASSERT(search->heap[0].level == HLM_LEVEL_SOLVED);
         struct hlm_search_candidate top = heap_pop(search);
-        if (go_on(search, &top)) {
-            heap_push(search, &top);
-        }
+        list_partitions(search, &top);
+        heap_push(search, &top);
     }
 }
 
@@ -628,9 +611,9 @@ static enum hlm_status search_columns(struct hlm_arena *arena, struct hlm_search
                                 : hlm_fail(err, HLM_NO, "nothing fits");
     }
     const struct hlm_plan *plan = NULL;
-    HLM_TRY(hlm_search_answer(arena, search, &plan, err));
-    *out = (struct hlm_search_result){plan, plan->certificate->lower_bound_s};
-    return HLM_OK;
+    const enum hlm_status status = hlm_search_answer(arena, search, &plan, err);
+    *out = (struct hlm_search_result){plan, search->certificate.lower_bound_s};
+    return status == HLM_NO && !search->explains ? HLM_OK : status;
 }
 
 static enum hlm_status run_search(struct hlm_arena *arena, struct hlm_search_state search,

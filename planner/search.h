@@ -3,8 +3,9 @@
  * Columns (legal strategies) are expanded best bound first: the floor of their family, then its
  * bound, the closed-form bound, the bound with exact memory and recompute, then the ILP over stage
  * patterns; every incumbent is simulated. Where what an ILP finds simulates slower than its bound,
- * the longest paths of that simulation are added to it and it is solved again (rank_set.h). It
- * stops when (best simulated - least open bound) / best simulated <= max_gap_frac; the winner's own
+ * all partitions of the column that may be good enough are listed by branch and bound, each
+ * simulation above the goal leaving its longest paths as further bounds (rank_list.h). It stops
+ * when (best simulated - least open bound) / best simulated <= max_gap_frac; the winner's own
  * column stays open until its next-best partitions are bounded too. The master ILP picks among all
  * surviving columns at once; its status and objective stand in the certificate.
  */
@@ -42,8 +43,9 @@ hlm_search(struct hlm_arena *arena, const struct hlm_search_problem *problem,
 
 /* What is known when a search ends. */
 struct hlm_search_result {
-    const struct hlm_plan *plan; /* NULL: none is below the cutoff */
-    double lower_bound_s;        /* no plan is faster */
+    /* NULL: none is below the cutoff; or the fastest needs more of the hosts than they have. */
+    const struct hlm_plan *plan;
+    double lower_bound_s; /* no plan is faster */
 };
 
 /* The same search, but one that goes on only while some plan may be faster than cutoff_s seconds

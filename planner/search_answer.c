@@ -201,6 +201,7 @@ enum hlm_status hlm_search_answer(struct hlm_arena *arena, struct hlm_search_sta
 {
     const struct ranked_plan best = ranked_plan(search, 0);
     const struct hlm_plan *priced = NULL;
+    fill_certificate(search, count_solved(search) + search->shares.num_open);
     const enum hlm_status status = price_ranked(arena, search, &best, &priced, err);
     if (status != HLM_OK) {
         HLM_ASSERT(best.strategy->offload != HLM_OFFLOAD_NONE);
@@ -208,7 +209,6 @@ enum hlm_status hlm_search_answer(struct hlm_arena *arena, struct hlm_search_sta
         return status;
     }
     HLM_TRY(solve_master(search, err));
-    fill_certificate(search, count_solved(search) + search->shares.num_open);
     struct hlm_plan *plan = HLM_ARENA_NEW(arena, struct hlm_plan);
     *plan = *priced;
     plan->certificate = hlm_arena_memdup(arena, &search->certificate, sizeof(search->certificate));

@@ -35,8 +35,6 @@ struct hlm_search_column {
     double ilp_s;        /* least objective of its ILP; INFINITY: not solved */
     /* the others */
     struct hlm_rank_set *ranks;
-    struct hlm_rank_partition *solved; /* of the ILP's loads; NULL: they have none that fits */
-    int32_t num_cuts;
 };
 
 struct hlm_search_candidate {
@@ -108,12 +106,6 @@ bool hlm_search_take_paths(struct hlm_search_state *search, struct hlm_search_co
 /* From the threshold to the ILP; false: nothing in the column is as good as the limit. */
 bool hlm_search_solve_ranks(struct hlm_search_state *search, struct hlm_search_column *expanded,
                             double *bound_s);
-/* Adds the path rows of what the ILP found, whose simulation is above its bound, and solves it
- * again. HLM_CUT_USELESS: there are none, or the bound is the same. HLM_CUT_OUT: nothing in the
- * column is as good as the limit. */
-enum hlm_search_cut { HLM_CUT_HIGHER, HLM_CUT_USELESS, HLM_CUT_OUT };
-enum hlm_search_cut hlm_search_cut_ranks(struct hlm_search_state *search,
-                                         struct hlm_search_column *expanded, double *bound_s);
 /* From the ILP to the gap; false: too many partitions. */
 bool hlm_search_list_ranks(struct hlm_search_state *search, struct hlm_search_column *expanded);
 
@@ -123,7 +115,7 @@ bool hlm_search_list_ranks(struct hlm_search_state *search, struct hlm_search_co
  * A column counts as a family member that hlm_family_bound takes. */
 void hlm_search_find_shares(struct hlm_search_state *search);
 
-/* Solves the master ILP, fills the certificate and prices the best column's plan once more. At
+/* Fills the certificate, prices the best column's plan once more and solves the master ILP. At
  * least one column is planned and solved. HLM_FAILED: the master ILP disagrees with the search. */
 HLM_MUST_CHECK enum hlm_status hlm_search_answer(struct hlm_arena *arena,
                                                  struct hlm_search_state *search,

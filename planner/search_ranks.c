@@ -6,9 +6,7 @@
 #include "planner/search_internal.h"
 
 /* Nodes of one ILP; what is proved until then counts. */
-enum { MAX_RANK_NODES = 300, MAX_CUT_NODES = 4000 };
-/* Rounds of cuts go on while the bound rises by this much. */
-static const double least_rise = 1e-5;
+enum { MAX_RANK_NODES = 100 };
 /* Simulations of moved layers for one column, beyond which the best so far will do. */
 enum { MAX_MOVES = 40 };
 
@@ -89,17 +87,6 @@ static void even_totals(const struct hlm_rank_problem *problem, const struct hlm
     }
 }
 
-/* Keeps what the ILP found, to cut it off. */
-static void keep_solved(struct hlm_search_column *expanded, const struct hlm_rank_partition *found)
-{
-    const int32_t n = hlm_column_num_stages(&expanded->column);
-    if (expanded->solved == NULL) {
-        expanded->solved = HLM_ARENA_NEW(expanded->arena, struct hlm_rank_partition);
-        *expanded->solved = hlm_rank_partition_new(expanded->arena, n);
-    }
-    hlm_rank_partition_copy(expanded->solved, found, n);
-}
-
 /* Layers of the ranks, spread evenly over their stages: tried, and improved. firsts: NULL, or the
  * ILP's. */
 static void guess(struct hlm_search_state *search, struct hlm_search_column *expanded,
@@ -111,9 +98,6 @@ static void guess(struct hlm_search_state *search, struct hlm_search_column *exp
         hlm_rank_partition_new(search->scratch, problem->order->num_stages);
     hlm_rank_spread(problem, totals, firsts, &partition);
     const double step_s = try_ends(search, expanded, &partition);
-    if (isfinite(step_s) && firsts != NULL) {
-        keep_solved(expanded, &partition);
-    }
     if (isfinite(step_s) && expanded->threshold_s < hlm_search_goal_s(search) && improves) {
         improve(search, expanded, &partition, step_s);
     }
@@ -184,8 +168,7 @@ static bool find_loads(struct hlm_search_state *search, struct hlm_search_column
     }
     const enum hlm_ilp_outcome outcome =
         hlm_rank_glpk(search->scratch, expanded->ranks, &caps, expanded->threshold_s,
-                      expanded->num_cuts > 0 ? MAX_CUT_NODES : MAX_RANK_NODES, minors, majors,
-                      firsts, out_bound_s, out_least_s, &num_nodes);
+                      MAX_RANK_NODES, minors, majors, firsts, out_bound_s, out_least_s, &num_nodes);
     search->certificate.num_ilps++;
     search->certificate.num_nodes += num_nodes;
     if (outcome == HLM_ILP_INCUMBENT || outcome == HLM_ILP_UNKNOWN) {
@@ -215,29 +198,11 @@ bool hlm_search_solve_ranks(struct hlm_search_state *search, struct hlm_search_c
             for (int32_t r = 0; r < p; r++) {
                 majors[r] += minors[r];
             }
-            guess(search, expanded, majors, firsts, expanded->num_cuts == 0);
+            guess(search, expanded, majors, firsts, true);
         }
     }
     hlm_arena_rewind(search->scratch, mark);
     return found;
-}
-
-enum hlm_search_cut hlm_search_cut_ranks(struct hlm_search_state *search,
-                                         struct hlm_search_column *expanded, double *bound_s)
-{
-    const double before_s = *bound_s;
-    if (expanded->solved == NULL) {
-        return HLM_CUT_USELESS;
-    }
-    hlm_rank_add_rows(expanded->arena, &expanded->column.ranks, expanded->solved);
-    hlm_rank_set_read_rows(expanded->ranks);
-    expanded->solved = NULL;
-    expanded->ilp_s = INFINITY; /* of the program with fewer rows */
-    expanded->num_cuts++;
-    if (!hlm_search_solve_ranks(search, expanded, bound_s)) {
-        return HLM_CUT_OUT;
-    }
-    return *bound_s > before_s * (1 + least_rise) ? HLM_CUT_HIGHER : HLM_CUT_USELESS;
 }
 
 struct listing {

@@ -145,14 +145,16 @@ struct audit {
     struct hlm_pricer_cache *cache; /* for ranked columns */
     double goal_s;
     const struct hlm_verify_way *way; /* of the strategies at hand; NULL on one device group */
-    struct hlm_verify_report *report;
+    struct hlm_verify_report *report; /* NULL: columns that a family's floor bounds are not counted,
+                                         nor are the others */
     struct hlm_err *err;
 };
 
 static enum hlm_status count_verdict(struct audit *audit, const struct hlm_strategy *strategy,
                                      enum hlm_verdict verdict, double step_s)
 {
-    struct hlm_verify_report *report = audit->report;
+    struct hlm_verify_report uncounted = {0};
+    struct hlm_verify_report *report = audit->report == NULL ? &uncounted : audit->report;
     report->num_columns++;
     switch (verdict) {
     case HLM_VERDICT_CLOSED_FORM:
@@ -409,7 +411,9 @@ static enum hlm_status audit_family(struct audit *audit, struct hlm_strategy fam
         floor_s = family_floor_s(audit, &family, pricers);
         hlm_arena_rewind(audit->arena, mark);
     }
-    return audit_schedules(audit, family, floor_s >= audit->goal_s);
+    const bool is_bounded = floor_s >= audit->goal_s;
+    return is_bounded && audit->report == NULL ? HLM_OK
+                                               : audit_schedules(audit, family, is_bounded);
 }
 
 static enum hlm_status audit_experts(struct audit *audit, struct hlm_strategy family)
@@ -539,7 +543,8 @@ enum hlm_status hlm_verify_bound(struct hlm_arena *arena, const struct hlm_plan 
     const enum hlm_status status =
         plan->cluster.num_groups > 1 ? audit_ways(&audit) : audit_columns(&audit);
     if (status == HLM_OK && plan->cluster.num_groups > 1) {
-        hlm_verify_shares(plan, audit.prices, audit.goal_s, report);
+        struct hlm_verify_report uncounted = {0};
+        hlm_verify_shares(plan, audit.prices, audit.goal_s, report == NULL ? &uncounted : report);
     }
     hlm_arena_free(kept);
     return status;

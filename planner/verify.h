@@ -31,8 +31,8 @@ HLM_MUST_CHECK enum hlm_status hlm_verify(struct hlm_arena *arena, const struct 
                                           struct hlm_verify_report *out, struct hlm_err *err);
 
 /* Only this: no legal plan for the plan's model, cluster, batch, dtype and lowering that is as its
- * certificate requires is faster than certificate.lower_bound_s. Counts into *report. HLM_NO: one
- * is, or may be. */
+ * certificate requires is faster than certificate.lower_bound_s. Counts into *report; NULL:
+ * nothing, which takes less. HLM_NO: one is, or may be. */
 HLM_MUST_CHECK enum hlm_status hlm_verify_bound(struct hlm_arena *arena,
                                                 const struct hlm_plan *plan,
                                                 struct hlm_verify_report *report,

@@ -156,8 +156,7 @@ static enum hlm_status check_bound(const struct claims *claims, int32_t index, d
                                      .cluster = *cluster,
                                      .strategy = *claims->given,
                                      .certificate = &certificate};
-    struct hlm_verify_report report = {0};
-    const enum hlm_status status = hlm_verify_bound(arena, &bounded, &report, claims->err);
+    const enum hlm_status status = hlm_verify_bound(arena, &bounded, NULL, claims->err);
     if (status != HLM_OK) {
         hlm_err_prefix(claims->err, "subclusters[%d] of the offer (%s)", index, cluster->name);
     }

@@ -2,7 +2,6 @@
 
 #include <math.h>
 
-#include "planner/rank_ilp.h"
 #include "planner/rank_list.h"
 
 struct judging {
@@ -42,53 +41,6 @@ static double judge_partition(void *context, const struct hlm_rank_partition *pa
     return judging->goal_s;
 }
 
-/* The loads of least bound as a partition that fits. False: it does not. */
-static bool place_loads(struct hlm_arena *scratch, const struct hlm_rank_problem *problem,
-                        const int32_t *minors, int32_t *majors, const int32_t *firsts,
-                        struct hlm_rank_partition *out)
-{
-    for (int32_t r = 0; r < problem->order->num_ranks; r++) {
-        majors[r] += minors[r];
-    }
-    *out = hlm_rank_partition_new(scratch, problem->order->num_stages);
-    hlm_rank_spread(problem, majors, firsts, out);
-    return hlm_rank_choose_recompute(scratch, problem, out);
-}
-
-/* Whether no loads are bounded below the goal, by the rows there are and those of what is found
- * below it, round after round. */
-static bool loads_are_bounded(struct hlm_arena *scratch, struct judging *judging,
-                              struct hlm_rank_problem *problem, struct hlm_rank_set *set)
-{
-    enum { MAX_NODES = 4000, MAX_ROUNDS = 12 };
-    const int32_t p = problem->order->num_ranks;
-    int32_t *minors = HLM_ARENA_ARRAY(scratch, int32_t, p);
-    int32_t *majors = HLM_ARENA_ARRAY(scratch, int32_t, p);
-    int32_t *firsts = HLM_ARENA_ARRAY(scratch, int32_t, p);
-    struct hlm_rank_partition partition;
-    struct hlm_rank_caps caps;
-    for (int round = 0; round < MAX_ROUNDS; round++) {
-        double bound_s = 0.0, least_s = 0.0;
-        int32_t num_nodes = 0;
-        if (!hlm_rank_narrow(scratch, set, judging->goal_s, &caps)) {
-            return true;
-        }
-        const enum hlm_ilp_outcome outcome =
-            hlm_rank_glpk(scratch, set, &caps, 0.5 * judging->goal_s, MAX_NODES, minors, majors,
-                          firsts, &bound_s, &least_s, &num_nodes);
-        if (outcome == HLM_ILP_NO_BETTER || least_s >= judging->goal_s) {
-            return true;
-        }
-        if (outcome == HLM_ILP_UNKNOWN ||
-            !place_loads(scratch, problem, minors, majors, firsts, &partition)) {
-            return false;
-        }
-        hlm_rank_add_rows(judging->arena, problem, &partition);
-        hlm_rank_set_read_rows(set);
-    }
-    return false;
-}
-
 static enum hlm_verdict judge(struct hlm_pricer_cache *cache, struct hlm_arena *scratch,
                               struct judging *judging, struct hlm_column *column)
 {
@@ -100,8 +52,7 @@ static enum hlm_verdict judge(struct hlm_pricer_cache *cache, struct hlm_arena *
     }
     hlm_column_take_paths(cache, column);
     hlm_rank_set_read_rows(set);
-    if (loads_are_bounded(scratch, judging, &column->ranks, set) ||
-        !hlm_rank_narrow(scratch, set, judging->goal_s, &caps)) {
+    if (!hlm_rank_narrow(scratch, set, judging->goal_s, &caps)) {
         return HLM_VERDICT_BOUNDED;
     }
     if (!hlm_rank_list(scratch, &column->ranks, &caps, &work, judge_partition, judging)) {

@@ -310,11 +310,9 @@ static const struct hlm_json_field device_fields[] = {
      .type = HLM_JSON_INT,
      .offset = offsetof(T, repeat_operators),
      .flags = HLM_FIELD_OMIT_DEFAULT,
-     .min = 1.0,
      .max = 1000.0,
-     .def = 1.0,
-     .doc = "How often run executes each operator (cpu): a slow device made out of a fast one, "
-            "measured so too."},
+     .doc = "How often run executes each operator (cpu), and the profile did: a slow device made "
+            "out of a fast one; 0: once."},
     {.name = "meta",
      .type = HLM_JSON_POINTER,
      .offset = offsetof(T, meta),

@@ -164,8 +164,8 @@ struct hlm_device {
     /* Slowdown of memory-bound operators while every core of the machine runs one (cpu), >= 1. */
     double shared_memory_slowdown;
     /* How often our executor runs each of its operators (cpu): a slow device made out of a fast
-     * one, to try mixed clusters on one machine. Its curves were measured with them. 1: a device as
-     * it is. */
+     * one, to try mixed clusters on one machine. Its curves were measured with them. 0: once,
+     * a device as it is. */
     int32_t repeat_operators;
     const struct hlm_device_meta *meta; /* NULL: not measured, or nothing is known */
 };

@@ -146,7 +146,7 @@ static enum hlm_status measure_device(struct profiler *profiler, struct hlm_devi
     struct hlm_profiler_probe before, after;
     const int32_t times = profiler->config->repeat_operators;
     *out = (struct hlm_device){
-        .name = profiler->slug, .backend = config.kind, .repeat_operators = times > 1 ? times : 1};
+        .name = profiler->slug, .backend = config.kind, .repeat_operators = times > 1 ? times : 0};
     HLM_TRY(hlm_profiler_probe_measure(profiler->backend, &before, err));
     warn_load(profiler, &before);
     set_memory(profiler, hlm_profiler_available_bytes(profiler->arena),

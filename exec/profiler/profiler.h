@@ -26,7 +26,7 @@ struct hlm_profiler_config {
     const char *directory; /* made where it does not exist */
     bool quick;            /* fewer models and steps, half of the time; GPUs: a fifth */
     /* CPUs: what the backend repeats its operators (hlm_backend_cpu_repeat), which the profile
-     * tells those that run on the device. 0: 1 */
+     * tells those that run on the device. 0: once */
     int32_t repeat_operators;
 
     /* GPUs only. */

@@ -1,6 +1,7 @@
 #include "exec/profiler/profiler_device.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "costmodel/kernel.h"
@@ -103,7 +104,33 @@ static void tell(const struct hlm_profiler_device_config *config, int32_t done, 
                            (long long)shape->microbatch_size, (long long)model.seq_len);
 }
 
-/* Samples of all stacks, one behind the other. */
+static double step_of_samples_s(const struct hlm_profiler_stack *stack)
+{
+    double seconds = 0.0;
+    for (int32_t i = 0; i < stack->num_samples; i++) {
+        seconds += stack->samples[i].seconds * stack->samples[i].num_blocks;
+    }
+    return seconds;
+}
+
+static int compare_doubles(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+double hlm_profiler_whole_step(const struct hlm_profiler_stack *stacks, int32_t num_stacks)
+{
+    double ratios[NUM_SHAPES];
+    HLM_ASSERT(num_stacks > 0 && num_stacks <= NUM_SHAPES);
+    for (int32_t i = 0; i < num_stacks; i++) {
+        ratios[i] = fmax(1.0, stacks[i].least_step_s / step_of_samples_s(&stacks[i]));
+    }
+    qsort(ratios, (size_t)num_stacks, sizeof *ratios, compare_doubles);
+    return ratios[num_stacks / 2];
+}
+
+/* Samples of all stacks, one behind the other, as they are in whole steps. */
 static enum hlm_status measure_shapes(struct hlm_arena *arena, struct hlm_backend *backend,
                                       const struct hlm_profiler_device_config *config,
                                       const struct hlm_profiler_sample **out, int32_t *out_num,
@@ -117,16 +144,19 @@ static enum hlm_status measure_shapes(struct hlm_arena *arena, struct hlm_backen
     for (int32_t i = 0; i < NUM_SHAPES; i++) {
         if (is_wanted(config, &shapes[i])) {
             tell(config, ++done, total, &shapes[i]);
-            HLM_TRY(measure_shape(arena, backend, config, &shapes[i], &stacks[i], err));
-            num += stacks[i].num_samples;
+            HLM_TRY(measure_shape(arena, backend, config, &shapes[i], &stacks[done - 1], err));
+            num += stacks[done - 1].num_samples;
         }
     }
+    const double whole_step = hlm_profiler_whole_step(stacks, done);
     struct hlm_profiler_sample *samples = HLM_ARENA_ARRAY(arena, struct hlm_profiler_sample, num);
     *out = samples;
     *out_num = num;
-    for (int32_t i = 0; i < NUM_SHAPES; i++) {
+    for (int32_t i = 0; i < done; i++) {
         for (int32_t j = 0; j < stacks[i].num_samples; j++) {
-            *samples++ = stacks[i].samples[j];
+            *samples = stacks[i].samples[j];
+            samples->seconds *= whole_step;
+            samples++;
         }
     }
     return HLM_OK;

@@ -27,6 +27,13 @@ hlm_profiler_device_measure(struct hlm_arena *arena, struct hlm_backend *backend
                             const struct hlm_profiler_device_config *config, struct hlm_device *out,
                             struct hlm_err *err);
 
+/* What a whole step takes at the least, as a multiple of the sum of the least times of its
+ * operators
+ * (>= 1): the median of the stacks. No step has all of its operators at their best: caches are
+ * refilled behind an interrupt, another program runs on the core's other thread. A run is measured
+ * by whole actions, so that is what samples have to sum up to. Pure. */
+double hlm_profiler_whole_step(const struct hlm_profiler_stack *stacks, int32_t num_stacks);
+
 /* The part behind the measurements: curves from samples. Pure; for tests and tools that have
  * samples of their own. Rows of kinds without a sample are absent. */
 void hlm_profiler_device_fit(struct hlm_arena *arena, const struct hlm_profiler_sample *samples,

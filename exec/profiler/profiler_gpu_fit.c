@@ -311,7 +311,6 @@ void hlm_profiler_gpu_fit(struct hlm_arena *arena, const struct hlm_profiler_poi
     const struct samples samples = samples_of(arena, points, num_points);
     const struct hlm_device *datasheet = find_datasheet(arena, out);
     out->shared_memory_slowdown = 1.0;
-    out->repeat_operators = 1;
     fit_memory(arena, &samples, points, num_points, source, &out->memory);
     if (datasheet != NULL) {
         out->memory.peak_bytes_per_s = datasheet->memory.peak_bytes_per_s;

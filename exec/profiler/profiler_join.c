@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "exec/machine.h"
 #include "exec/profiler/profiler_link.h"
+#include "exec/profiler/profiler_link_queue.h"
 #include "profiles/cluster.h"
 
 enum { NUM_REPEATS = 9, QUICK_REPEATS = 3 };
@@ -20,6 +21,22 @@ static enum hlm_status load_parts(struct hlm_arena *arena,
                                        "\"%.200s\": expected a cluster for each of %d ranks, found "
                                        "%d",
                                        config->parts, (int)num_ranks, (int)num);
+}
+
+static enum hlm_status measure_pairs(struct hlm_arena *arena,
+                                     const struct hlm_profiler_join_config *config,
+                                     struct hlm_backend *backend, struct hlm_comm *comm,
+                                     struct hlm_link *out, struct hlm_err *err)
+{
+    const struct hlm_profiler_queue_links_config on_queues = {.comm = comm,
+                                                              .backend = backend,
+                                                              .max_bytes =
+                                                                  HLM_PROFILER_MAX_MESSAGE_BYTES,
+                                                              .quick = config->quick};
+    return comm->ops->stream_ordered
+               ? hlm_profiler_queue_pairs_measure(arena, &on_queues, out, err)
+               : hlm_profiler_pairs_measure(arena, comm,
+                                            config->quick ? QUICK_REPEATS : NUM_REPEATS, out, err);
 }
 
 static void stamp(struct hlm_arena *arena, const struct hlm_comm *comm, struct hlm_link *links,
@@ -44,26 +61,20 @@ static enum hlm_status write_cluster(struct hlm_arena *arena, const char *direct
 
 enum hlm_status hlm_profiler_join_run(struct hlm_arena *arena,
                                       const struct hlm_profiler_join_config *config,
-                                      struct hlm_comm *comm, struct hlm_heartbeat *heartbeat,
-                                      struct hlm_err *err)
+                                      struct hlm_backend *backend, struct hlm_comm *comm,
+                                      struct hlm_heartbeat *heartbeat, struct hlm_err *err)
 {
     const int32_t num = comm->world_size, num_links = num * (num - 1) / 2;
     struct hlm_link *links = HLM_ARENA_ARRAY(arena, struct hlm_link, num_links);
     const struct hlm_cluster_part *parts = NULL;
     const struct hlm_cluster *joined = NULL;
-    if (comm->ops->stream_ordered) {
-        return hlm_fail(err, HLM_ENV,
-                        "links between groups are measured over mpi, not over %s: --transport mpi",
-                        comm->ops->name);
-    }
     if (comm->rank == 0) {
         HLM_TRY(load_parts(arena, config, num, &parts, err));
         hlm_heartbeat_progress(heartbeat, "links between %d groups over %s", (int)num,
                                comm->ops->name);
     }
     hlm_heartbeat_set(heartbeat, -1, NULL, "messages between ranks", true);
-    HLM_TRY(hlm_profiler_pairs_measure(arena, comm, config->quick ? QUICK_REPEATS : NUM_REPEATS,
-                                       links, err));
+    HLM_TRY(measure_pairs(arena, config, backend, comm, links, err));
     if (comm->rank != 0) {
         return HLM_OK;
     }

@@ -6,6 +6,7 @@
 #define HLM_EXEC_PROFILER_JOIN_H
 
 #include "base/arena.h"
+#include "exec/backend.h"
 #include "exec/comm/comm.h"
 #include "exec/launch/heartbeat.h"
 
@@ -16,11 +17,11 @@ struct hlm_profiler_join_config {
     bool quick;            /* a third of the repetitions */
 };
 
-/* heartbeat may be NULL. HLM_INPUT: the parts; HLM_ENV: a transport between GPUs, which is not
- * measured by pairs; HLM_FAILED: a peer left, or the folder can't be written. collective over the
- * world */
+/* heartbeat may be NULL. HLM_INPUT: the parts; HLM_ENV: no memory; HLM_FAILED: a peer left, or the
+ * folder can't be written. collective over the world */
 HLM_MUST_CHECK enum hlm_status
 hlm_profiler_join_run(struct hlm_arena *arena, const struct hlm_profiler_join_config *config,
-                      struct hlm_comm *comm, struct hlm_heartbeat *heartbeat, struct hlm_err *err);
+                      struct hlm_backend *backend, struct hlm_comm *comm,
+                      struct hlm_heartbeat *heartbeat, struct hlm_err *err);
 
 #endif

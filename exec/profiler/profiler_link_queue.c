@@ -72,7 +72,7 @@ static int32_t make_sizes(const struct hlm_link_bench *links, int64_t *sizes)
 struct transfer {
     enum hlm_collective op;
     const struct hlm_link_shape *shape; /* NULL: a message there and back */
-    int32_t peer;                       /* of rank 0's messages */
+    int32_t first, peer;                /* of a message: first sends it, and times it */
     int64_t bytes;
     bool takes_part; /* this rank */
 };
@@ -103,10 +103,11 @@ static enum hlm_status there_and_back(struct hlm_link_bench *links, const struct
                                       struct hlm_err *err)
 {
     const struct hlm_comm_ops *comm = links->comm->ops;
-    const int32_t other = links->comm->rank == 0 ? what->peer : 0;
+    const bool is_first = links->comm->rank == what->first;
+    const int32_t other = is_first ? what->peer : what->first;
     for (int32_t turn = 0; turn < 2; turn++) {
         struct hlm_request *request = NULL;
-        if ((turn == 0) == (links->comm->rank == 0)) {
+        if ((turn == 0) == is_first) {
             HLM_TRY(comm->send(links->comm, other, 0, links->data, what->bytes, &request, err));
         } else {
             HLM_TRY(comm->receive(links->comm, other, 0, links->data, what->bytes, &request, err));
@@ -174,23 +175,25 @@ static struct hlm_link link_of(struct hlm_link_bench *links, const struct hlm_fi
                    .spread_frac = fmin(fit.spread_frac, HLM_SOURCE_MAX_SPREAD)}};
 }
 
-static enum hlm_status measure_link(struct hlm_link_bench *links, int32_t peer,
+/* *out is set on rank `first`. */
+static enum hlm_status measure_link(struct hlm_link_bench *links, int32_t first, int32_t peer,
                                     struct hlm_link *out, struct hlm_err *err)
 {
     int64_t sizes[MAX_SIZES];
     struct hlm_fit_sample rows[MAX_SIZES];
     const int32_t num = make_sizes(links, sizes);
     for (int32_t i = 0; i < num; i++) {
-        const struct transfer message = {.peer = peer,
+        const struct transfer message = {.first = first,
+                                         .peer = peer,
                                          .bytes = sizes[i],
-                                         .takes_part =
-                                             links->comm->rank == 0 || links->comm->rank == peer};
+                                         .takes_part = links->comm->rank == first ||
+                                                       links->comm->rank == peer};
         double seconds = 0.0, spread_frac = 0.0;
         HLM_TRY(measure(links, &message, &seconds, &spread_frac, err));
         rows[i] = (struct hlm_fit_sample){.term = {1.0, (double)sizes[i]},
                                           .seconds = fmax(seconds, 1e-9)};
     }
-    if (links->comm->rank == 0) {
+    if (links->comm->rank == first) {
         *out = link_of(links, rows, num);
     }
     return HLM_OK;
@@ -213,11 +216,11 @@ static enum hlm_status measure_messages(struct hlm_link_bench *links, struct hlm
     const int32_t near = find_peer(links, true), far = find_peer(links, false);
     hlm_heartbeat_set(links->config->heartbeat, -1, NULL, "messages between ranks", true);
     if (near > 0) {
-        HLM_TRY(measure_link(links, near, &out->intra, err));
+        HLM_TRY(measure_link(links, 0, near, &out->intra, err));
         out->has_intra = true;
     }
     if (far > 0) {
-        HLM_TRY(measure_link(links, far, &out->inter, err));
+        HLM_TRY(measure_link(links, 0, far, &out->inter, err));
         out->has_inter = true;
     }
     return hlm_link_bench_agree(links, err);
@@ -390,6 +393,51 @@ hlm_profiler_queue_links_measure(struct hlm_arena *arena,
                                        hlm_profiler_now(&config->clock) + config->budget_s,
                                    .out = out};
     const enum hlm_status status = measure_all(&links, err);
+    hlm_link_bench_release(&links, status);
+    return status;
+}
+
+/* --- pairs --- */
+
+/* What rank `first` has measured, to all. */
+static enum hlm_status share_link(struct hlm_link_bench *links, int32_t first,
+                                  struct hlm_link *link, struct hlm_err *err)
+{
+    const double own[] = {link->alpha_s, link->bandwidth_bytes_per_s, link->source.spread_frac};
+    double(*told)[3] = hlm_arena_alloc(links->arena, (size_t)links->comm->world_size, sizeof own);
+    HLM_TRY(hlm_link_bench_gather(links, own, (int64_t)sizeof own, told, err));
+    link->alpha_s = told[first][0];
+    link->bandwidth_bytes_per_s = told[first][1];
+    link->source.spread_frac = told[first][2];
+    return HLM_OK;
+}
+
+static enum hlm_status measure_pairs(struct hlm_link_bench *links, struct hlm_link *out,
+                                     struct hlm_err *err)
+{
+    HLM_TRY(hlm_link_bench_init(links, err));
+    for (int32_t first = 0; first < links->comm->world_size; first++) {
+        for (int32_t second = first + 1; second < links->comm->world_size; second++) {
+            int64_t sizes[MAX_SIZES];
+            const int32_t num_samples = make_sizes(links, sizes) * num_repeats(links);
+            *out = (struct hlm_link){.source = {.num_samples = num_samples}};
+            HLM_TRY(measure_link(links, first, second, out, err));
+            HLM_TRY(share_link(links, first, out, err));
+            out++;
+        }
+    }
+    return links->comm->ops->barrier(links->comm, HLM_GROUP_WORLD, err);
+}
+
+enum hlm_status
+hlm_profiler_queue_pairs_measure(struct hlm_arena *arena,
+                                 const struct hlm_profiler_queue_links_config *config,
+                                 struct hlm_link *out, struct hlm_err *err)
+{
+    HLM_ASSERT(config->comm->ops->stream_ordered && config->comm->world_size >= 2);
+    struct hlm_link_bench links = {
+        .arena = arena, .config = config, .comm = config->comm, .backend = config->backend};
+    const enum hlm_status status = measure_pairs(&links, out, err);
     hlm_link_bench_release(&links, status);
     return status;
 }

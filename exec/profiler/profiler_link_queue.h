@@ -56,6 +56,15 @@ hlm_profiler_queue_links_measure(struct hlm_arena *arena,
                                  const struct hlm_profiler_queue_links_config *config,
                                  struct hlm_profiler_queue_links *out, struct hlm_err *err);
 
+/* The links between every two ranks, one pair after the other, as hlm_profiler_pairs_measure
+ * (exec/profiler/profiler_link.h) orders them, on all ranks; of the config comm, backend, max_bytes
+ * (of a message) and quick count. HLM_ENV: no memory; HLM_FAILED: a peer left. collective over the
+ * world */
+HLM_MUST_CHECK enum hlm_status
+hlm_profiler_queue_pairs_measure(struct hlm_arena *arena,
+                                 const struct hlm_profiler_queue_links_config *config,
+                                 struct hlm_link *out, struct hlm_err *err);
+
 /* values[r] becomes the value of rank r, on all ranks. Over such a transport. HLM_FAILED: a peer
  * left. collective over the world */
 HLM_MUST_CHECK enum hlm_status hlm_profiler_gather(struct hlm_comm *comm,

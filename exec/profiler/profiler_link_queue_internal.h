@@ -40,6 +40,10 @@ HLM_MUST_CHECK enum hlm_status hlm_link_bench_wait(struct hlm_link_bench *links,
 HLM_MUST_CHECK enum hlm_status hlm_link_bench_agree(struct hlm_link_bench *links,
                                                     struct hlm_err *err);
 
+/* `bytes` of each rank, 64 at most, from `own`, to all of them. collective over the world */
+HLM_MUST_CHECK enum hlm_status hlm_link_bench_gather(struct hlm_link_bench *links, const void *own,
+                                                     int64_t bytes, void *all, struct hlm_err *err);
+
 /* Sets nodes, and those of *out that tell of ranks. collective over the world */
 HLM_MUST_CHECK enum hlm_status hlm_link_bench_find_nodes(struct hlm_link_bench *links,
                                                          struct hlm_err *err);

@@ -44,9 +44,8 @@ enum hlm_status hlm_link_bench_agree(struct hlm_link_bench *links, struct hlm_er
 
 /* --- nodes --- */
 
-/* bytes of each rank, from `own`, to all. The data's room is enough for a word or two of each. */
-static enum hlm_status gather(struct hlm_link_bench *links, const void *own, int64_t bytes,
-                              void *all, struct hlm_err *err)
+enum hlm_status hlm_link_bench_gather(struct hlm_link_bench *links, const void *own, int64_t bytes,
+                                      void *all, struct hlm_err *err)
 {
     const struct hlm_backend_ops *backend = links->backend->ops;
     char *place = links->data + bytes * links->comm->rank;
@@ -70,7 +69,7 @@ static enum hlm_status gather_places(struct hlm_link_bench *links, struct place 
         return hlm_fail(err, HLM_ENV, "profiler: this machine has no host name");
     }
     const struct place own = {hlm_hash(0, name, strlen(name)), links->config->device_id};
-    HLM_TRY(gather(links, &own, (int64_t)sizeof own, places, err));
+    HLM_TRY(hlm_link_bench_gather(links, &own, (int64_t)sizeof own, places, err));
     for (int32_t i = 0; i < links->comm->world_size; i++) {
         for (int32_t j = 0; j < i; j++) {
             links->out->shares_devices =
@@ -208,7 +207,7 @@ enum hlm_status hlm_profiler_gather(struct hlm_comm *comm, struct hlm_backend *b
     struct hlm_link_bench links = {.config = &config, .comm = comm, .backend = backend};
     enum hlm_status status = hlm_link_bench_init(&links, err);
     if (status == HLM_OK) {
-        status = gather(&links, &value, (int64_t)sizeof value, values, err);
+        status = hlm_link_bench_gather(&links, &value, (int64_t)sizeof value, values, err);
     }
     hlm_link_bench_release(&links, status);
     return status;

@@ -403,6 +403,7 @@ static void collect(const struct stack *stack, double *steps, struct hlm_profile
     }
     qsort(steps, (size_t)stack->config->num_steps, sizeof *steps, compare_doubles);
     out->median_step_s = steps[stack->config->num_steps / 2];
+    out->least_step_s = steps[0];
 }
 
 static void release(struct stack *stack)

@@ -38,7 +38,7 @@ struct hlm_profiler_sample {
 struct hlm_profiler_stack {
     const struct hlm_profiler_sample *samples;
     int32_t num_samples;
-    double median_step_s; /* all operators of a step */
+    double median_step_s, least_step_s; /* all operators of a step */
 };
 
 /* Trains for num_steps + 1 steps without optimizer. HLM_ENV: the backend can't run an operator or

@@ -18,6 +18,7 @@ const struct hlm_cluster *golden_cluster(struct hlm_arena *arena, int32_t num_de
     *group = (struct hlm_device_group){
         .name = "cores",
         .device = {.name = "imaginary-core",
+                   .repeat_operators = 1,
                    .backend = HLM_BACKEND_CPU,
                    .memory_bytes = 1 << 30,
                    .dtypes = dtypes,

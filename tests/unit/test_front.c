@@ -120,7 +120,15 @@ static void a_group_that_does_not_pay_is_left_out(void **state)
     assert_true(offer->gap_frac <= 0.01 + 1e-9);
     int32_t num_beaten = 0;
     for (int32_t i = 0; i < offer->num_subclusters; i++) {
-        num_beaten += offer->subclusters[i].outcome == HLM_SUBCLUSTER_BEATEN ? 1 : 0;
+        const struct hlm_plan_subcluster *some = &offer->subclusters[i];
+        num_beaten += some->outcome == HLM_SUBCLUSTER_BEATEN ? 1 : 0;
+        /* What costs twice as much is not in doubt, what is the plan is; the rest is not planned.
+         */
+        const bool is_own = some->step_time_s == scene.cheapest->prediction.step_time_s;
+        assert_true(!is_own || hlm_plan_may_be_cheaper(some, scene.cheapest));
+        assert_true(some->num_nodes[1] == 0 || !hlm_plan_may_be_cheaper(some, scene.cheapest));
+        assert_true(some->outcome != HLM_SUBCLUSTER_BEATEN ||
+                    !hlm_plan_may_be_cheaper(some, scene.cheapest));
     }
     assert_true(num_beaten >= 3);
     /* It is not named where no runners-up are wanted. */
@@ -141,6 +149,38 @@ static void nothing_fits(void **state)
     check_fails(
         hlm_front_cheapest(scene.arena, &scene.mixed.problem, NULL, NULL, &scene.cheapest, &err),
         HLM_NO, &err, "misses");
+    hlm_arena_free(scene.arena);
+}
+
+/* The hosts of the first group hold no optimizer states: its subclusters stay open, and the gap
+ * says so. */
+static void what_the_hosts_do_not_hold_stays_open(void **state)
+{
+    (void)state;
+    struct scene scene;
+    struct hlm_err err;
+    scene_init(&scene, 0.01);
+    struct mixed_problem *mixed = &scene.mixed;
+    struct hlm_host ample = *mixed->groups[0].host, tight = ample;
+    ample.memory_bytes = 1e12;
+    tight.memory_bytes = 1e3;
+    mixed->groups[0].host = &tight;
+    mixed->groups[1].host = &ample;
+    mixed->problem.require.offload = HLM_OFFLOAD_OPTIMIZER;
+    scene_search(&scene);
+    int32_t num_open = 0;
+    for (int32_t i = 0; i < scene.found->offer.num_subclusters; i++) {
+        const struct hlm_plan_subcluster *some = &scene.found->offer.subclusters[i];
+        if (some->num_nodes[0] > 0 && some->outcome == HLM_SUBCLUSTER_OPEN) {
+            assert_true(some->lower_bound_s > 0.0);
+            num_open++;
+        }
+        assert_true(some->num_nodes[0] == 0 || some->outcome != HLM_SUBCLUSTER_PLANNED);
+    }
+    assert_true(num_open >= 2);
+    assert_true(scene.found->gap_frac > 0.05);
+    check_ok(hlm_verify_front(scene.arena, scene.found, &err), &err);
+    check_ok(hlm_verify_offer(scene.arena, scene.cheapest, &err), &err);
     hlm_arena_free(scene.arena);
 }
 
@@ -394,6 +434,7 @@ int main(void)
         cmocka_unit_test(ends_are_the_fastest_and_the_cheapest),
         cmocka_unit_test(a_group_that_does_not_pay_is_left_out),
         cmocka_unit_test(nothing_fits),
+        cmocka_unit_test(what_the_hosts_do_not_hold_stays_open),
         cmocka_unit_test(prices_are_needed),
         cmocka_unit_test(a_front_is_read_as_it_was_written),
         cmocka_unit_test(lies_about_a_front_are_found),

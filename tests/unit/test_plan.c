@@ -80,9 +80,32 @@ static void test_tp_of_stages(void **state)
     hlm_arena_free(arena);
 }
 
+/* By its device, counted group by group, not by its number. */
+static void test_rank_device(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct hlm_plan plan = *make_plan(arena, (struct golden_layout){.pp = 4});
+    struct hlm_device_group groups[2] = {plan.cluster.groups[0], plan.cluster.groups[0]};
+    static const int32_t rank_map[] = {3, 0, 2, 1};
+    groups[0].num_nodes = 3;
+    groups[0].devices_per_node = 1;
+    groups[1].num_nodes = 1;
+    groups[1].devices_per_node = 1;
+    plan.cluster.groups = groups;
+    plan.cluster.num_groups = 2;
+    plan.rank_map = rank_map;
+    assert_ptr_equal(hlm_plan_rank_device(&plan, 0), &groups[1].device);
+    for (int32_t rank = 1; rank < 4; rank++) {
+        assert_ptr_equal(hlm_plan_rank_device(&plan, rank), &groups[0].device);
+    }
+    hlm_arena_free(arena);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_rank_groups),
-                                       cmocka_unit_test(test_tp_of_stages)};
+                                       cmocka_unit_test(test_tp_of_stages),
+                                       cmocka_unit_test(test_rank_device)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -17,6 +17,8 @@ struct rank {
     struct hlm_comm *comm;
     struct hlm_profiler_queue_links_config config;
     struct hlm_profiler_queue_links links;
+    bool in_pairs;
+    struct hlm_link pairs[MAX_RANKS * (MAX_RANKS - 1) / 2];
     enum hlm_status status;
     struct hlm_err err;
 };
@@ -26,7 +28,10 @@ static enum hlm_status run_rank(struct rank *rank, struct hlm_backend *backend)
     HLM_TRY(hlm_comm_queue_use_backend(rank->comm, backend, &rank->err));
     rank->config.comm = rank->comm;
     rank->config.backend = backend;
-    return hlm_profiler_queue_links_measure(rank->arena, &rank->config, &rank->links, &rank->err);
+    return rank->in_pairs ? hlm_profiler_queue_pairs_measure(rank->arena, &rank->config,
+                                                             rank->pairs, &rank->err)
+                          : hlm_profiler_queue_links_measure(rank->arena, &rank->config,
+                                                             &rank->links, &rank->err);
 }
 
 static void *rank_main(void *context)
@@ -45,8 +50,8 @@ static void *rank_main(void *context)
     return NULL;
 }
 
-static void run_ranks(struct rank *ranks, int32_t num, const int32_t *nodes, double budget_s,
-                      int32_t num_ranks_per_node)
+static void run_ranks_as(struct rank *ranks, int32_t num, const int32_t *nodes, double budget_s,
+                         int32_t num_ranks_per_node, bool in_pairs)
 {
     const struct hlm_strategy strategy = hlm_profiler_world(num, num_ranks_per_node);
     const struct hlm_comm_config config = {
@@ -57,6 +62,7 @@ static void run_ranks(struct rank *ranks, int32_t num, const int32_t *nodes, dou
     for (int32_t i = 0; i < num; i++) {
         ranks[i] = (struct rank){.arena = hlm_arena_new(),
                                  .comm = comms[i],
+                                 .in_pairs = in_pairs,
                                  .config = {.strategy = &strategy,
                                             .nodes = nodes,
                                             .max_bytes = 1 << 18,
@@ -70,6 +76,12 @@ static void run_ranks(struct rank *ranks, int32_t num, const int32_t *nodes, dou
     for (int32_t i = 0; i < num; i++) {
         check_ok(ranks[i].status, &ranks[i].err);
     }
+}
+
+static void run_ranks(struct rank *ranks, int32_t num, const int32_t *nodes, double budget_s,
+                      int32_t num_ranks_per_node)
+{
+    run_ranks_as(ranks, num, nodes, budget_s, num_ranks_per_node, false);
 }
 
 static void free_ranks(struct rank *ranks, int32_t num)
@@ -124,6 +136,23 @@ static void measures_all_groups(void **state)
     assert_in_range(links->nics_per_node, 1, 2);
     assert_true(links->nic_bandwidth_bytes_per_s > 0.0);
     free_ranks(ranks, 4);
+}
+
+/* Every rank knows the links of all pairs, as the one of the two that timed them told it. */
+static void measures_pairs(void **state)
+{
+    (void)state;
+    struct rank ranks[MAX_RANKS];
+    run_ranks_as(ranks, 3, NULL, 0.0, 3, true);
+    for (int pair = 0; pair < 3; pair++) {
+        check_link(&ranks[0].pairs[pair]);
+        for (int rank = 1; rank < 3; rank++) {
+            check_near(ranks[rank].pairs[pair].bandwidth_bytes_per_s,
+                       ranks[0].pairs[pair].bandwidth_bytes_per_s, 0.0);
+            check_near(ranks[rank].pairs[pair].alpha_s, ranks[0].pairs[pair].alpha_s, 0.0);
+        }
+    }
+    free_ranks(ranks, 3);
 }
 
 /* What was measured makes a cluster whose prices are those of the curves. */
@@ -189,6 +218,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(worlds_have_telling_groups),
         cmocka_unit_test(measures_all_groups),
+        cmocka_unit_test(measures_pairs),
         cmocka_unit_test(prices_what_it_measured),
         cmocka_unit_test(stops_together),
     };

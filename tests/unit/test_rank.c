@@ -261,6 +261,28 @@ static void test_several_tp(void **state)
     hlm_arena_free(arena);
 }
 
+/* Messages between stages in both replicas, none behind the last stage. */
+static void test_measured_messages(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct run run;
+    run_init(&run, arena, (struct golden_layout){.dp = 2, .pp = 2, .schedule = HLM_SCHEDULE_1F1B});
+    run.config.virtual_time = true;
+    run.config.measured_messages = true;
+    const struct hlm_measurement *measured = measure(arena, &run);
+    const struct hlm_strategy *strategy = &run.config.plan->strategy;
+    assert_int_equal(measured->num_messages, 1);
+    assert_int_equal(measured->messages[0].stage, 0);
+    assert_int_equal(measured->messages[0].bytes, strategy->microbatch_size * strategy->seq_len *
+                                                      run.config.plan->model.hidden_size *
+                                                      (int64_t)sizeof(float));
+    assert_true(measured->messages[0].seconds > 0.0 && measured->messages[0].seconds < 10.0);
+    check_file(arena, measured, run.config.plan);
+    run_release(&run);
+    hlm_arena_free(arena);
+}
+
 static void test_bad_data(void **state)
 {
     (void)state;
@@ -408,10 +430,14 @@ static void test_device_memory(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_measurement),  cmocka_unit_test(test_over_queue),
-        cmocka_unit_test(test_virtual_time), cmocka_unit_test(test_several_tp),
-        cmocka_unit_test(test_bad_data),     cmocka_unit_test(test_alone),
-        cmocka_unit_test(test_step_text),    cmocka_unit_test(test_device_memory)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_measurement),
+                                       cmocka_unit_test(test_over_queue),
+                                       cmocka_unit_test(test_virtual_time),
+                                       cmocka_unit_test(test_several_tp),
+                                       cmocka_unit_test(test_measured_messages),
+                                       cmocka_unit_test(test_bad_data),
+                                       cmocka_unit_test(test_alone),
+                                       cmocka_unit_test(test_step_text),
+                                       cmocka_unit_test(test_device_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -18,6 +18,7 @@ struct run {
     const struct hlm_plan *plan;
     struct script scripts[MAX_RANKS];
     bool virtual_time;
+    const double *message_s;
     enum hlm_record_emulation emulation;
     struct hlm_arena *arenas[MAX_RANKS];
     const struct hlm_measurement *measurements[MAX_RANKS];
@@ -119,6 +120,8 @@ static enum hlm_status work(struct hlm_comm *comm, void *context, struct hlm_err
                                            .transport = "thread",
                                            .backend_library = "a BLAS",
                                            .virtual_time = run->virtual_time,
+                                           .message_s = run->message_s,
+                                           .message_bytes = 4096,
                                            .emulation = run->emulation,
                                            .num_cores = 3,
                                            .peak_bytes = 1000 + comm->rank,
@@ -276,6 +279,37 @@ static void test_virtual_groups(void **state)
     hlm_arena_free(arena);
 }
 
+/* One microbatch goes through two stages and back: two measured messages, of the replica where they
+ * are slower; the plan's own have no part in it. */
+static void test_virtual_messages(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    static const double none_s[4] = {0.0}, some_s[4] = {0.125, 0.0, 0.5, 0.0};
+    const double *const cases[] = {none_s, some_s};
+    double step_s[2];
+    for (int i = 0; i < 2; i++) {
+        struct run run;
+        run_init(&run, arena,
+                 (struct golden_layout){
+                     .dp = 2, .pp = 2, .microbatch_size = 2, .schedule = HLM_SCHEDULE_1F1B});
+        assert_int_equal(run.plan->strategy.num_microbatches, 1);
+        run.virtual_time = true;
+        run.message_s = cases[i];
+        const struct hlm_measurement *measured = finish(arena, &run);
+        step_s[i] = measured->step_time_s;
+        assert_int_equal(measured->num_messages, i);
+        if (i == 1) {
+            assert_int_equal(measured->messages[0].stage, 0);
+            assert_int_equal(measured->messages[0].bytes, 4096);
+            check_near(measured->messages[0].seconds, 0.5, 0.0);
+        }
+        run_release(&run);
+    }
+    check_close(step_s[1] - step_s[0], 1.0, 1e-9);
+    hlm_arena_free(arena);
+}
+
 /* Events follow from each rank's own list: a forward and the two halves of a backward here. */
 static void test_split_backward(void **state)
 {
@@ -421,8 +455,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_rank),       cmocka_unit_test(test_ranks_agree),
         cmocka_unit_test(test_no_clean_step),  cmocka_unit_test(test_virtual_one_rank),
-        cmocka_unit_test(test_virtual_groups), cmocka_unit_test(test_split_backward),
-        cmocka_unit_test(test_two_stages),     cmocka_unit_test(test_alone_waited),
-        cmocka_unit_test(test_alone_walked)};
+        cmocka_unit_test(test_virtual_groups), cmocka_unit_test(test_virtual_messages),
+        cmocka_unit_test(test_split_backward), cmocka_unit_test(test_two_stages),
+        cmocka_unit_test(test_alone_waited),   cmocka_unit_test(test_alone_walked)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
