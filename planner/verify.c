@@ -540,11 +540,12 @@ enum hlm_status hlm_verify_bound(struct hlm_arena *arena, const struct hlm_plan 
     struct hlm_arena *kept = hlm_arena_new(); /* the audit rewinds its own */
     audit.cache = hlm_pricer_cache_new(kept, &problem);
     audit.prices = hlm_verify_prices_new(kept, &plan->model, &plan->cluster);
-    const enum hlm_status status =
+    enum hlm_status status =
         plan->cluster.num_groups > 1 ? audit_ways(&audit) : audit_columns(&audit);
     if (status == HLM_OK && plan->cluster.num_groups > 1) {
         struct hlm_verify_report uncounted = {0};
-        hlm_verify_shares(plan, audit.prices, audit.goal_s, report == NULL ? &uncounted : report);
+        status = hlm_verify_shares(plan, audit.prices, audit.goal_s,
+                                   report == NULL ? &uncounted : report, err);
     }
     hlm_arena_free(kept);
     return status;

@@ -21,7 +21,7 @@ struct hlm_verify_report {
     int64_t num_infeasible; /* fit in no partition (of those that the closed form left) */
     int64_t num_bounded;    /* no partition below the claimed bound */
     int64_t num_winner;     /* partitions below it, all simulated to be no faster than it */
-    int64_t num_unchecked;  /* of unlike replicas, left as verify_shares.h says */
+    int64_t num_unchecked;  /* of unlike replicas, with too many plans to try: verify_shares.h */
     double least_bound_s;   /* the claim that was confirmed: no plan is faster */
     double step_time_s;     /* re-simulated */
 };

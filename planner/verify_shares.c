@@ -4,8 +4,11 @@
 
 #include "costmodel/lowering.h"
 #include "planner/verify_column.h"
+#include "planner/verify_share_plans.h"
 
 enum { MOST_GROUPS = 4 };
+/* Stages placed and microbatches simulated, of one column. */
+static const int64_t most_tried = 300000;
 
 struct audit {
     const struct hlm_plan *plan;
@@ -14,6 +17,8 @@ struct audit {
     struct hlm_arena *arena;
     double goal_s;
     struct hlm_verify_report *report;
+    struct hlm_err *err;
+    bool is_refuted; /* a plan is faster; err says so */
 };
 
 static bool agrees(int64_t required, int64_t any, int64_t value)
@@ -157,8 +162,63 @@ static int64_t sum_of(const struct hlm_strategy *column, const int64_t *most)
     return sum;
 }
 
-static void audit_column(const struct audit *audit, const struct hlm_strategy *column,
-                         int64_t total, const int64_t *by_work)
+/* All shares with most[i] at most, from the index on, and all their plans. Returns the least step.
+ */
+static double try_shares(const struct audit *audit, const struct hlm_strategy *column,
+                         struct hlm_replicas *replicas, const int64_t *most, int32_t index,
+                         int64_t rest, int64_t *left)
+{
+    HLM_ASSERT(index < MOST_GROUPS);
+    struct hlm_replicas *own = &replicas[index];
+    double least = INFINITY;
+    if (index + 1 == column->num_replicas) {
+        own->num_microbatches = rest / own->dp;
+        if (rest % own->dp != 0 || own->num_microbatches < 1 ||
+            own->num_microbatches > most[index]) {
+            return INFINITY;
+        }
+        struct hlm_strategy shared = *column;
+        shared.replicas = replicas;
+        shared.num_microbatches = 0;
+        hlm_strategy_complete(&shared);
+        return hlm_verify_share_plans(audit->prices, &audit->plan->model, &shared,
+                                      audit->require->recompute, audit->goal_s, left);
+    }
+    for (int64_t m = 1; m <= most[index] && m * own->dp < rest && *left >= 0; m++) {
+        own->num_microbatches = m;
+        least = fmin(
+            least, try_shares(audit, column, replicas, most, index + 1, rest - m * own->dp, left));
+    }
+    return least;
+}
+
+/* A column that the groups one by one do not refute. */
+static void audit_plans(struct audit *audit, const struct hlm_strategy *column, int64_t total,
+                        const int64_t *most)
+{
+    struct hlm_replicas replicas[MOST_GROUPS];
+    int64_t left = most_tried;
+    for (int32_t i = 0; i < column->num_replicas; i++) {
+        replicas[i] = column->replicas[i];
+    }
+    const double least = try_shares(audit, column, replicas, most, 0, total, &left);
+    if (least < audit->goal_s) {
+        audit->is_refuted = true;
+        (void)hlm_fail(audit->err, HLM_NO,
+                       "dp=%d tp=%d pp=%d microbatch_size=%lld sp=%d zero=%d schedule=%s, with "
+                       "replicas on %d device groups: the certificate says that nothing is below "
+                       "%.9g s, but a plan simulates to %.9g s",
+                       column->dp, column->tp, column->pp, (long long)column->microbatch_size,
+                       column->sp, column->zero, hlm_schedule_texts[column->schedule],
+                       column->num_replicas, audit->plan->certificate->lower_bound_s, least);
+    }
+    *(left < 0          ? &audit->report->num_unchecked
+      : isfinite(least) ? &audit->report->num_winner
+                        : &audit->report->num_bounded) += 1;
+}
+
+static void audit_column(struct audit *audit, const struct hlm_strategy *column, int64_t total,
+                         const int64_t *by_work)
 {
     int64_t most[MOST_GROUPS];
     for (int32_t i = 0; i < column->num_replicas; i++) {
@@ -168,14 +228,17 @@ static void audit_column(const struct audit *audit, const struct hlm_strategy *c
         most[i] = most_below(audit, column, i, by_work[i]);
     }
     audit->report->num_columns++;
-    *(sum_of(column, most) >= total ? &audit->report->num_unchecked
-                                    : &audit->report->num_bounded) += 1;
+    if (sum_of(column, most) < total) {
+        audit->report->num_bounded++;
+    } else if (!audit->is_refuted) {
+        audit_plans(audit, column, total, most);
+    }
 }
 
 /* --- all columns --- */
 
 /* In ZeRO stages 0 and 1, by gpipe and 1f1b. */
-static void audit_family(const struct audit *audit, struct hlm_strategy family, int64_t total)
+static void audit_family(struct audit *audit, struct hlm_strategy family, int64_t total)
 {
     int64_t by_work[MOST_GROUPS];
     bool is_priced = false;
@@ -218,7 +281,7 @@ static bool set_shares(struct hlm_replicas *replicas, int32_t num, int64_t left)
     return false;
 }
 
-static void audit_sizes(const struct audit *audit, struct hlm_strategy family,
+static void audit_sizes(struct audit *audit, struct hlm_strategy family,
                         struct hlm_replicas *replicas)
 {
     struct hlm_err unused;
@@ -244,7 +307,7 @@ static void audit_sizes(const struct audit *audit, struct hlm_strategy family,
 }
 
 /* groups [num], with in_replica devices of a group for each replica. */
-static void audit_groups(const struct audit *audit, const int32_t *groups, int32_t num,
+static void audit_groups(struct audit *audit, const int32_t *groups, int32_t num,
                          int64_t in_replica)
 {
     struct hlm_replicas replicas[MOST_GROUPS];
@@ -277,7 +340,7 @@ static void audit_groups(const struct audit *audit, const int32_t *groups, int32
 }
 
 /* All sets of the groups from `next` on with those that are in already. */
-static void audit_sets(const struct audit *audit, int32_t *groups, int32_t num, int32_t next)
+static void audit_sets(struct audit *audit, int32_t *groups, int32_t num, int32_t next)
 {
     const int32_t all = audit->plan->cluster.num_groups;
     if (next < all) {
@@ -293,8 +356,9 @@ static void audit_sets(const struct audit *audit, int32_t *groups, int32_t num, 
     }
 }
 
-void hlm_verify_shares(const struct hlm_plan *plan, struct hlm_verify_prices *prices, double goal_s,
-                       struct hlm_verify_report *report)
+enum hlm_status hlm_verify_shares(const struct hlm_plan *plan, struct hlm_verify_prices *prices,
+                                  double goal_s, struct hlm_verify_report *report,
+                                  struct hlm_err *err)
 {
     const struct hlm_search_require *require = &plan->certificate->require;
     struct audit audit = {.plan = plan,
@@ -302,7 +366,8 @@ void hlm_verify_shares(const struct hlm_plan *plan, struct hlm_verify_prices *pr
                           .prices = prices,
                           .arena = hlm_arena_new(),
                           .goal_s = goal_s,
-                          .report = report};
+                          .report = report,
+                          .err = err};
     const bool possible = plan->cluster.num_groups <= MOST_GROUPS &&
                           plan->model.moe.num_experts == 0 && require->offload <= 0 &&
                           agrees(require->cp, 0, 1) && agrees(require->vpp, 0, 1) &&
@@ -312,4 +377,5 @@ void hlm_verify_shares(const struct hlm_plan *plan, struct hlm_verify_prices *pr
         audit_sets(&audit, groups, 0, 0);
     }
     hlm_arena_free(audit.arena);
+    return audit.is_refuted ? HLM_NO : HLM_OK;
 }
