@@ -26,6 +26,12 @@ static void print_report(const struct check_options *options, const struct hlm_p
            hlm_fmt_seconds(report->least_bound_s).text, hlm_fmt_int(report->num_columns).text,
            hlm_fmt_int(report->num_infeasible).text, hlm_fmt_int(report->num_bounded).text,
            hlm_fmt_int(report->num_winner).text);
+    if (report->num_unchecked > 0) {
+        printf(
+            "  not checked: %s strategies whose replicas have shares of their own, in which each "
+            "device group by itself could keep to it\n",
+            hlm_fmt_int(report->num_unchecked).text);
+    }
     printf("  step time %s by a simulation of its own, %s in the plan\n",
            hlm_fmt_seconds(report->step_time_s).text,
            hlm_fmt_seconds(plan->prediction.step_time_s).text);
@@ -61,8 +67,11 @@ static enum hlm_status print_json(struct hlm_arena *arena, const struct hlm_plan
     } counts[] = {{"num_columns", report->num_columns},
                   {"num_infeasible", report->num_infeasible},
                   {"num_bounded", report->num_bounded},
-                  {"num_winner", report->num_winner}};
-    for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
+                  {"num_winner", report->num_winner},
+                  {"num_unchecked", report->num_unchecked}};
+    const size_t num_counts =
+        sizeof(counts) / sizeof(counts[0]) - (report->num_unchecked > 0 ? 0 : 1);
+    for (size_t i = 0; i < num_counts; i++) {
         hlm_json_key(&writer, counts[i].name);
         hlm_json_int64(&writer, counts[i].count);
     }

@@ -32,6 +32,39 @@ static const char *tp_text(struct hlm_arena *arena, const struct hlm_strategy *s
     return text.text;
 }
 
+/* "24", or of replicas that are not alike "24/12". */
+static const char *microbatches_text(struct hlm_arena *arena, const struct hlm_strategy *strategy)
+{
+    struct hlm_text text;
+    hlm_text_init(&text, arena);
+    for (int32_t i = 0; i < strategy->num_replicas; i++) {
+        hlm_text_printf(&text, "%s%lld", i > 0 ? "/" : "",
+                        (long long)strategy->replicas[i].num_microbatches);
+    }
+    if (strategy->num_replicas == 0) {
+        hlm_text_printf(&text, "%lld", (long long)strategy->num_microbatches);
+    }
+    return text.text;
+}
+
+const char *hlm_view_replicas(struct hlm_arena *arena, const struct hlm_strategy *strategy,
+                              const struct hlm_cluster *cluster)
+{
+    struct hlm_text text;
+    hlm_text_init(&text, arena);
+    for (int32_t i = 0; i < strategy->num_replicas; i++) {
+        const struct hlm_replicas *replicas = &strategy->replicas[i];
+        hlm_text_printf(&text, "%s%d on %s: %lld%s%s", i > 0 ? "; " : "", replicas->dp,
+                        cluster->groups[replicas->device_group].name,
+                        (long long)replicas->num_microbatches,
+                        i > 0                             ? ""
+                        : replicas->num_microbatches == 1 ? " microbatch"
+                                                          : " microbatches",
+                        replicas->dp > 1 ? " each" : "");
+    }
+    return text.text;
+}
+
 const char *hlm_view_strategy(struct hlm_arena *arena, const struct hlm_strategy *strategy)
 {
     struct hlm_text text;
@@ -43,8 +76,8 @@ const char *hlm_view_strategy(struct hlm_arena *arena, const struct hlm_strategy
     add_degree(&text, "vpp", strategy->vpp, 1);
     hlm_text_printf(&text, "%s", strategy->sp ? ", sp" : "");
     add_degree(&text, "zero", strategy->zero, 0);
-    hlm_text_printf(&text, ", %s, %lld %s of %lld, %s", hlm_schedule_texts[strategy->schedule],
-                    (long long)strategy->num_microbatches,
+    hlm_text_printf(&text, ", %s, %s %s of %lld, %s", hlm_schedule_texts[strategy->schedule],
+                    microbatches_text(arena, strategy),
                     strategy->num_microbatches == 1 ? "microbatch" : "microbatches",
                     (long long)strategy->microbatch_size, hlm_dtype_texts[strategy->dtype]);
     if (strategy->offload != HLM_OFFLOAD_NONE) {
@@ -100,16 +133,28 @@ static void print_line(FILE *out, const char *name, const char *text)
 }
 
 /* The first stage of the fullest rank, by share: device groups differ in size. */
-static int32_t fullest_stage(const struct hlm_plan *plan)
+struct fullest {
+    int32_t stage;
+    int64_t peak_bytes, limit_bytes;
+};
+
+static struct fullest find_fullest(const struct hlm_plan *plan)
 {
-    int32_t fullest = 0;
+    struct fullest fullest = {.limit_bytes = 1};
     double most_frac = 0.0;
-    for (int32_t s = 0; s < plan->num_stages; s++) {
-        const double frac = (double)hlm_plan_rank_peak_bytes(plan, plan->stages[s].rank_group) /
-                            (double)plan->prediction.memory[s].limit_bytes;
-        if (frac > most_frac) {
-            most_frac = frac;
-            fullest = s;
+    int32_t dp = 0;
+    for (int32_t i = 0; i < plan->prediction.num_memory; i++) {
+        const struct hlm_coords coords = {.dp = dp,
+                                          .pp = plan->stages[i % plan->num_stages].rank_group};
+        const int64_t limit_bytes = plan->prediction.memory[i].limit_bytes;
+        const int64_t peak_bytes =
+            hlm_plan_world_rank_peak_bytes(plan, hlm_layout_rank(&plan->strategy, coords));
+        if ((double)peak_bytes / (double)limit_bytes > most_frac) {
+            most_frac = (double)peak_bytes / (double)limit_bytes;
+            fullest = (struct fullest){i % plan->num_stages, peak_bytes, limit_bytes};
+        }
+        if ((i + 1) % plan->num_stages == 0 && plan->strategy.num_replicas > 0) {
+            dp += plan->strategy.replicas[i / plan->num_stages].dp;
         }
     }
     return fullest;
@@ -148,6 +193,9 @@ static void print_idle(FILE *out, struct hlm_arena *arena, const struct hlm_plan
         for (int32_t s = 0; s < plan->num_stages; s++) {
             used = used || plan->stages[s].device_group == g;
         }
+        for (int32_t i = 0; i < plan->strategy.num_replicas; i++) {
+            used = used || plan->strategy.replicas[i].device_group == g;
+        }
         if (!used) {
             hlm_text_printf(&text, "%s%s (%s devices)", text.length > 0 ? ", " : "", group->name,
                             hlm_fmt_int((int64_t)group->num_nodes * group->devices_per_node).text);
@@ -155,7 +203,8 @@ static void print_idle(FILE *out, struct hlm_arena *arena, const struct hlm_plan
     }
     for (int32_t i = 0; text.length > 0 && i < plan->num_runners_up; i++) {
         const struct hlm_plan_runner_up *runner = &plan->runners_up[i];
-        if (hlm_plan_num_groups(runner->stages, runner->num_stages) == num_groups) {
+        if (hlm_plan_groups_used(&runner->strategy, runner->stages, runner->num_stages) ==
+            num_groups) {
             hlm_text_printf(
                 &text, "; the best plan with all groups takes %s, %s longer",
                 hlm_fmt_seconds(runner->step_time_s).text,
@@ -177,17 +226,18 @@ void hlm_view_summary(FILE *out, struct hlm_arena *arena, const struct hlm_plan 
             hlm_fmt_int(strategy->global_batch_size).text, hlm_fmt_int(strategy->seq_len).text,
             hlm_lowering_texts[strategy->lowering]);
     print_line(out, "strategy", hlm_view_strategy(arena, strategy));
+    if (strategy->num_replicas > 0) {
+        print_line(out, "replicas", hlm_view_replicas(arena, strategy, &plan->cluster));
+    }
     print_line(out, "recompute", hlm_view_recompute(arena, plan->stages, plan->num_stages));
     print_idle(out, arena, plan);
     print_rates(out, arena, plan);
-    const int32_t fullest = fullest_stage(plan);
-    const int64_t peak_bytes = hlm_plan_rank_peak_bytes(plan, plan->stages[fullest].rank_group);
-    print_line(
-        out, "memory",
-        hlm_arena_printf(arena, "%s of %s on %sstage %d, the fullest",
-                         hlm_fmt_bytes((double)peak_bytes).text,
-                         hlm_fmt_bytes((double)plan->prediction.memory[fullest].limit_bytes).text,
-                         strategy->vpp > 1 ? "the rank of " : "", fullest));
+    const struct fullest fullest = find_fullest(plan);
+    print_line(out, "memory",
+               hlm_arena_printf(arena, "%s of %s on %sstage %d, the fullest",
+                                hlm_fmt_bytes((double)fullest.peak_bytes).text,
+                                hlm_fmt_bytes((double)fullest.limit_bytes).text,
+                                strategy->vpp > 1 ? "the rank of " : "", fullest.stage));
     const char *refusal = hlm_lowering_refusal(&plan->model, strategy);
     if (refusal != NULL) {
         print_line(out, "run", hlm_arena_printf(arena, "priced only: %s", refusal));
@@ -199,14 +249,21 @@ void hlm_view_summary(FILE *out, struct hlm_arena *arena, const struct hlm_plan 
 /* Stages of one row: alike and next to each other. Tables of few stages have a row each. */
 struct stage_run {
     int32_t first, num;
+    int32_t replicas; /* index; 0 where all are alike */
 };
 enum { MAX_SINGLE_ROWS = 16 };
 
-static bool is_alike(const struct hlm_plan *plan, int32_t a, int32_t b)
+static const struct hlm_stage_memory *memory_of(const struct hlm_plan *plan, int32_t replicas,
+                                                int32_t stage)
+{
+    return &plan->prediction.memory[replicas * plan->num_stages + stage];
+}
+
+static bool is_alike(const struct hlm_plan *plan, int32_t replicas, int32_t a, int32_t b)
 {
     const struct hlm_plan_stage *x = &plan->stages[a], *y = &plan->stages[b];
-    const struct hlm_stage_memory *m = &plan->prediction.memory[a];
-    const struct hlm_stage_memory *n = &plan->prediction.memory[b];
+    const struct hlm_stage_memory *m = memory_of(plan, replicas, a);
+    const struct hlm_stage_memory *n = memory_of(plan, replicas, b);
     bool alike = x->num_layers == y->num_layers && x->device_group == y->device_group &&
                  x->tp == y->tp && x->recompute.none == y->recompute.none &&
                  x->recompute.selective == y->recompute.selective &&
@@ -217,11 +274,11 @@ static bool is_alike(const struct hlm_plan *plan, int32_t a, int32_t b)
     return alike;
 }
 
-static struct stage_run find_run(const struct hlm_plan *plan, int32_t first)
+static struct stage_run find_run(const struct hlm_plan *plan, int32_t replicas, int32_t first)
 {
-    struct stage_run run = {first, 1};
+    struct stage_run run = {first, 1, replicas};
     while (plan->num_stages > MAX_SINGLE_ROWS && first + run.num < plan->num_stages &&
-           is_alike(plan, first, first + run.num)) {
+           is_alike(plan, replicas, first, first + run.num)) {
         run.num++;
     }
     return run;
@@ -254,9 +311,13 @@ static const char *bytes_text(struct hlm_arena *arena, int64_t bytes)
 
 /* With its tp where that differs from stage to stage. */
 static const char *device_text(struct hlm_arena *arena, const struct hlm_plan *plan,
-                               const struct hlm_plan_stage *stage)
+                               const struct stage_run *run)
 {
-    const char *name = plan->cluster.groups[stage->device_group].device.name;
+    const struct hlm_plan_stage *stage = &plan->stages[run->first];
+    const int32_t group = plan->strategy.num_replicas > 0
+                              ? plan->strategy.replicas[run->replicas].device_group
+                              : stage->device_group;
+    const char *name = plan->cluster.groups[group].device.name;
     bool differs = false;
     for (int32_t s = 0; s < plan->num_stages; s++) {
         differs = differs || plan->stages[s].tp != plan->strategy.tp;
@@ -275,17 +336,18 @@ void hlm_view_stages(FILE *out, struct hlm_arena *arena, const struct hlm_plan *
     const bool has_host = plan->strategy.offload != HLM_OFFLOAD_NONE;
     struct hlm_text_table table;
     hlm_text_table_init(&table, arena, has_host ? headers : headers_without_host);
-    for (int32_t s = 0; s < plan->num_stages;) {
-        const struct stage_run run = find_run(plan, s);
+    for (int32_t i = 0; i < plan->prediction.num_memory;) {
+        const int32_t s = i % plan->num_stages;
+        const struct stage_run run = find_run(plan, i / plan->num_stages, s);
         const struct hlm_plan_stage *stage = &plan->stages[s];
-        const struct hlm_stage_memory *memory = &plan->prediction.memory[s];
+        const struct hlm_stage_memory *memory = memory_of(plan, run.replicas, s);
         const int64_t states = memory->bytes[HLM_MEMORY_PARAMETERS] +
                                memory->bytes[HLM_MEMORY_GRADIENTS] +
                                memory->bytes[HLM_MEMORY_OPTIMIZER];
         const char *const cells[] = {run_text(arena, run),
                                      layers_text(arena, plan, run),
                                      recompute_text(arena, stage->recompute),
-                                     device_text(arena, plan, stage),
+                                     device_text(arena, plan, &run),
                                      bytes_text(arena, states),
                                      bytes_text(arena, memory->bytes[HLM_MEMORY_ACTIVATIONS]),
                                      bytes_text(arena, memory->bytes[HLM_MEMORY_TRANSIENT]),
@@ -294,7 +356,7 @@ void hlm_view_stages(FILE *out, struct hlm_arena *arena, const struct hlm_plan *
                                      bytes_text(arena, memory->limit_bytes),
                                      bytes_text(arena, memory->host_bytes)};
         hlm_text_table_add(&table, cells);
-        s += run.num;
+        i += run.num;
     }
     fprintf(out, "stages\n");
     hlm_text_table_print(&table, out, 2);

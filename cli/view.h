@@ -11,6 +11,10 @@
  * beyond the first three. */
 const char *hlm_view_strategy(struct hlm_arena *arena, const struct hlm_strategy *strategy);
 
+/* "2 on h100: 24 microbatches each; 2 on a100: 12 each"; empty where all replicas are alike. */
+const char *hlm_view_replicas(struct hlm_arena *arena, const struct hlm_strategy *strategy,
+                              const struct hlm_cluster *cluster);
+
 /* "none", "full", or "selective in 5 of 32 layers, full in 2". */
 const char *hlm_view_recompute(struct hlm_arena *arena, const struct hlm_plan_stage *stages,
                                int32_t num_stages);

@@ -116,14 +116,30 @@ static enum hlm_status add_event(const struct hlm_timeline_event *event,
     return HLM_OK;
 }
 
-static enum hlm_status add_measured(struct hlm_arena *arena, const struct hlm_timeline *timeline,
+/* Whether the simulation, of the slowest replicas where they are not alike, is about the rank. A
+ * timeline in virtual time is that of one replica. */
+static bool is_simulated(const struct hlm_plan *plan, const struct hlm_plan_simulation *simulation,
+                         const struct hlm_timeline *timeline, int32_t rank)
+{
+    if (simulation->seen_replicas == 0 || timeline->num_ranks != plan->num_ranks ||
+        rank >= plan->num_ranks) {
+        return true;
+    }
+    const int32_t dp = hlm_layout_coords(&plan->strategy, rank).dp;
+    return hlm_strategy_of_replica(&plan->strategy, dp, NULL).seen_replicas ==
+           simulation->seen_replicas;
+}
+
+static enum hlm_status add_measured(struct hlm_arena *arena, const struct hlm_plan *plan,
+                                    const struct hlm_timeline *timeline,
                                     const struct hlm_plan_simulation *simulation, const char *where,
                                     struct durations *durations, struct hlm_err *err)
 {
     const struct hlm_arena_mark mark = hlm_arena_mark(arena);
     for (int32_t r = 0; r < timeline->num_ranks; r++) {
         const struct hlm_timeline_rank *rank = &timeline->ranks[r];
-        for (int32_t i = 0; i < rank->num_events; i++) {
+        const bool counts = is_simulated(plan, simulation, timeline, rank->rank);
+        for (int32_t i = 0; counts && i < rank->num_events; i++) {
             const char *path =
                 hlm_arena_printf(arena, "%s: $.timeline.ranks[%d].events[%d]", where, r, i);
             HLM_TRY(add_event(&rank->events[i], simulation, path, durations, err));
@@ -213,7 +229,8 @@ static enum hlm_status join_actions(struct hlm_arena *arena, const struct hlm_pl
         HLM_TRY(add_computed(measurement, simulation.schedule, pp, where, &measured, err));
     } else {
         add_predicted(&simulation, &predicted);
-        HLM_TRY(add_measured(arena, &measurement->timeline, &simulation, where, &measured, err));
+        HLM_TRY(
+            add_measured(arena, plan, &measurement->timeline, &simulation, where, &measured, err));
     }
     struct hlm_compare_action *actions =
         HLM_ARENA_ARRAY(arena, struct hlm_compare_action, num_stages * NUM_COMPARED);
@@ -237,29 +254,39 @@ static enum hlm_status join_actions(struct hlm_arena *arena, const struct hlm_pl
 
 /* ---- memory ---- */
 
-/* Rows by the first stage of each pipeline rank, ascending; others of its stages add to it. */
-static int32_t promise_memory(const struct hlm_plan *plan, struct hlm_compare_memory *rows)
-{
-    const struct hlm_plan_prediction *prediction = &plan->prediction;
-    int32_t num = 0;
-    for (int32_t i = 0; i < prediction->num_memory; i++) {
-        const struct hlm_stage_memory *stage = &prediction->memory[i];
-        int32_t first = 0;
-        while (plan->stages[first].rank_group != plan->stages[i].rank_group) {
-            first++;
-        }
-        if (first == i) {
-            rows[num++] = (struct hlm_compare_memory){.stage = stage->stage};
-        }
-        rows[first].predicted_bytes += stage->peak_bytes - stage->bytes[HLM_MEMORY_FIXED];
-        rows[first].device_predicted_bytes += stage->peak_bytes;
-    }
-    return num;
-}
-
 static int64_t larger(int64_t a, int64_t b)
 {
     return a > b ? a : b;
+}
+
+/* Of the replicas whose memory begins at `memory`; where several are not alike, the most of any. */
+static void promise_replicas(const struct hlm_plan *plan, const struct hlm_stage_memory *memory,
+                             struct hlm_compare_memory *rows)
+{
+    for (int32_t pp = 0; pp < plan->strategy.pp; pp++) {
+        int64_t bytes = 0, fixed_bytes = 0;
+        for (int32_t s = 0; s < plan->num_stages; s++) {
+            const bool own = plan->stages[s].rank_group == pp;
+            bytes += own ? memory[s].peak_bytes : 0;
+            fixed_bytes += own ? memory[s].bytes[HLM_MEMORY_FIXED] : 0;
+        }
+        struct hlm_compare_memory *row = &rows[pp];
+        row->predicted_bytes = larger(row->predicted_bytes, bytes - fixed_bytes);
+        row->device_predicted_bytes = larger(row->device_predicted_bytes, bytes);
+    }
+}
+
+/* Rows by pipeline rank, each named by its first stage, which has the same number; others of its
+ * stages add to it. */
+static int32_t promise_memory(const struct hlm_plan *plan, struct hlm_compare_memory *rows)
+{
+    for (int32_t pp = 0; pp < plan->strategy.pp; pp++) {
+        rows[pp] = (struct hlm_compare_memory){.stage = pp};
+    }
+    for (int32_t at = 0; at < plan->prediction.num_memory; at += plan->num_stages) {
+        promise_replicas(plan, plan->prediction.memory + at, rows);
+    }
+    return plan->strategy.pp;
 }
 
 static enum hlm_status join_memory(struct hlm_arena *arena, const struct hlm_plan *plan,

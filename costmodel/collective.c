@@ -160,10 +160,10 @@ static double net_rate(const struct hlm_cluster *cluster, const struct hlm_devic
 }
 
 static struct path make_path(const struct hlm_cluster *cluster, int32_t device_group,
-                             enum hlm_collective op, struct hlm_group_shape shape)
+                             const struct hlm_link *inter, enum hlm_collective op,
+                             struct hlm_group_shape shape)
 {
     const struct hlm_device_group *group = &cluster->groups[device_group];
-    const struct hlm_link *inter = hlm_cluster_inter_link(cluster, device_group, device_group);
     struct path path = {0};
     path.intra_hop_s = shape.ranks_per_node > 1 ? hop_s(&group->intra_node) : 0.0;
     path.inter_hop_s = hop_s(inter);
@@ -180,10 +180,10 @@ static struct path make_path(const struct hlm_cluster *cluster, int32_t device_g
 
 /* Each step of a ring whose sends wait for their receives lasts as long as its slowest message. */
 static double waiting_ring(const struct hlm_cluster *cluster, int32_t device_group,
-                           enum hlm_collective op, double bytes, struct hlm_group_shape shape)
+                           const struct hlm_link *inter, enum hlm_collective op, double bytes,
+                           struct hlm_group_shape shape)
 {
     const struct hlm_device_group *group = &cluster->groups[device_group];
-    const struct hlm_link *inter = hlm_cluster_inter_link(cluster, device_group, device_group);
     const double message = bytes / (double)shape.num_ranks;
     const double shared_s =
         hlm_link_seconds(inter, 0.0) + message / net_rate(cluster, group, inter, shape);
@@ -245,14 +245,15 @@ static double ring_across(const struct path *path, enum hlm_collective op, doubl
            bytes * hlm_collective_factor(op, shape.num_ranks) / path->bytes_per_s;
 }
 
-static double across_nodes(const struct hlm_cluster *cluster, int32_t device_group,
-                           enum hlm_collective op, double bytes, struct hlm_group_shape shape)
+double hlm_collective_seconds_over(const struct hlm_cluster *cluster, int32_t device_group,
+                                   const struct hlm_link *link, enum hlm_collective op,
+                                   double bytes, struct hlm_group_shape shape)
 {
-    const struct hlm_link *inter = hlm_cluster_inter_link(cluster, device_group, device_group);
-    if (steps_wait(inter)) {
-        return waiting_ring(cluster, device_group, op, bytes, shape);
+    HLM_ASSERT(shape.num_nodes > 1);
+    if (steps_wait(link)) {
+        return waiting_ring(cluster, device_group, link, op, bytes, shape);
     }
-    const struct path path = make_path(cluster, device_group, op, shape);
+    const struct path path = make_path(cluster, device_group, link, op, shape);
     if (op == HLM_ALL_TO_ALL) {
         return all_to_all(&path, bytes, 1.0, shape);
     }
@@ -282,7 +283,9 @@ double hlm_collective_seconds(const struct hlm_cluster *cluster, int32_t device_
             return curve_seconds(curve, bytes, hlm_collective_factor(op, shape.num_ranks), 1.0);
         }
     }
-    return across_nodes(cluster, device_group, op, bytes, shape);
+    return hlm_collective_seconds_over(cluster, device_group,
+                                       hlm_cluster_inter_link(cluster, device_group, device_group),
+                                       op, bytes, shape);
 }
 
 double hlm_collective_dispatch_seconds(const struct hlm_cluster *cluster, int32_t device_group,
@@ -294,6 +297,6 @@ double hlm_collective_dispatch_seconds(const struct hlm_cluster *cluster, int32_
     }
     const double nodes = (double)shape.num_nodes, k = (double)copies;
     const double crossing_frac = nodes * (1.0 - pow(1.0 - 1.0 / nodes, k)) / k;
-    const struct path path = make_path(cluster, device_group, HLM_ALL_TO_ALL, shape);
+    const struct path path = make_path(cluster, device_group, inter, HLM_ALL_TO_ALL, shape);
     return all_to_all(&path, bytes, crossing_frac, shape);
 }

@@ -31,6 +31,13 @@
 double hlm_collective_seconds(const struct hlm_cluster *cluster, int32_t device_group,
                               enum hlm_collective op, double bytes, struct hlm_group_shape shape);
 
+/* Of a group with ranks in several device groups, by what those of `device_group` see: shape, but
+ * for num_ranks and num_nodes, which are of the whole group, is theirs; between nodes it goes over
+ * `link`. num_nodes > 1. No measured curve is of such a group. */
+double hlm_collective_seconds_over(const struct hlm_cluster *cluster, int32_t device_group,
+                                   const struct hlm_link *link, enum hlm_collective op,
+                                   double bytes, struct hlm_group_shape shape);
+
 /* An all-to-all of rows that go to `copies` ranks each, drawn at random: a row crosses to another
  * node once, however many of its copies go there (DeepEP and HybridEP), so of the traffic between n
  * nodes n (1 - (1 - 1/n)^copies) / copies is left. bytes counts all copies. */

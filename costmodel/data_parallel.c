@@ -11,13 +11,13 @@ static const double overlap_slowdown = 0.189; /* see the header */
 static int32_t num_replicas(const struct hlm_strategy *strategy, enum hlm_group group)
 {
     return group == HLM_GROUP_EDP ? hlm_layout_group_size(strategy, HLM_GROUP_EDP)
-                                  : strategy->dp * strategy->cp;
+                                  : hlm_strategy_all_dp(strategy) * strategy->cp;
 }
 
 int32_t hlm_dp_shards(const struct hlm_strategy *strategy, enum hlm_group group)
 {
     const int32_t all = num_replicas(strategy, group);
-    const bool part = strategy->zero > 0 && strategy->zero_group < strategy->dp;
+    const bool part = strategy->zero > 0 && strategy->zero_group < hlm_strategy_all_dp(strategy);
     return part && strategy->zero_group < all ? strategy->zero_group : all;
 }
 
@@ -49,9 +49,55 @@ static struct hlm_group_shape group_shape(const struct hlm_dp_slab *slab, enum h
     return strided_shape(slab->cluster, slab->device_group, strategy->tp, size);
 }
 
+static struct hlm_strategy as_seen(const struct hlm_strategy *strategy, int32_t index)
+{
+    struct hlm_strategy whole = *strategy;
+    whole.seen_replicas = 0;
+    return hlm_strategy_of_replicas(&whole, index);
+}
+
+/* Nodes of all ranks that share a position in their replica. */
+static int32_t all_nodes(const struct hlm_dp_slab *slab)
+{
+    int32_t nodes = 0;
+    for (int32_t i = 0; i < slab->strategy->num_replicas; i++) {
+        const struct hlm_strategy seen = as_seen(slab->strategy, i);
+        nodes += hlm_layout_shape(&seen, HLM_GROUP_DP, slab->cluster, slab->stage).num_nodes;
+    }
+    return nodes;
+}
+
+/* Over unlike replicas: see the header. */
+static double over_replicas_s(const struct hlm_dp_slab *slab, enum hlm_collective op, double bytes)
+{
+    const int32_t num = slab->strategy->num_replicas, nodes = all_nodes(slab);
+    double most_s = 0.0;
+    for (int32_t i = 0; i < num; i++) {
+        const struct hlm_strategy seen = as_seen(slab->strategy, i);
+        const int32_t group = seen.replicas[i].device_group;
+        const int32_t next = seen.replicas[(i + 1) % num].device_group;
+        struct hlm_group_shape shape =
+            hlm_layout_shape(&seen, HLM_GROUP_DP, slab->cluster, slab->stage);
+        const bool spans = shape.num_nodes > 1;
+        shape.num_ranks = hlm_strategy_all_dp(&seen);
+        shape.num_nodes = nodes;
+        const struct hlm_link *links[] = {
+            spans ? hlm_cluster_inter_link(slab->cluster, group, group) : NULL,
+            hlm_cluster_inter_link(slab->cluster, group, next)};
+        for (int32_t k = spans ? 0 : 1; k < 2; k++) {
+            most_s = fmax(most_s, hlm_collective_seconds_over(slab->cluster, group, links[k], op,
+                                                              bytes, shape));
+        }
+    }
+    return most_s;
+}
+
 static double collective_s(const struct hlm_dp_slab *slab, enum hlm_collective op,
                            struct hlm_group_shape shape, double bytes)
 {
+    if (bytes > 0.0 && slab->strategy->num_replicas > 1) {
+        return over_replicas_s(slab, op, bytes);
+    }
     return bytes > 0.0 ? hlm_collective_seconds(slab->cluster, slab->device_group, op, bytes, shape)
                        : 0.0;
 }

@@ -6,6 +6,10 @@
  * gathers them (FSDP). Where zero_group is a part of dp, shards are then summed over the dp /
  * zero_group groups (hybrid sharding). Expert parameters do all this over edp.
  *
+ * Unlike replicas (strategy.h) do it over all of them: a ring through the ranks of one of
+ * replicas[] after the other and back to the first, so what it takes is the most of what its parts
+ * inside of device groups and its links between them would let it take.
+ *
  * A collective beside compute slows it down: the two together take
  *   max(comm, compute + slowdown * min(comm, compute)),  slowdown 0.189
  * (mean of GPT and LLaMA layers on 4 x A100 and H100, arXiv 2507.03114).

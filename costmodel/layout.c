@@ -34,6 +34,11 @@ static int64_t first_rank(const struct hlm_strategy *strategy, int32_t pp)
 
 static int64_t first_device(const struct hlm_strategy *strategy, int32_t pp)
 {
+    if (strategy->num_replicas > 0) {
+        const int32_t index = strategy->seen_replicas > 0 ? strategy->seen_replicas - 1 : 0;
+        const struct hlm_replicas *replicas = &strategy->replicas[index];
+        return replicas->first_device + (int64_t)pp * strategy->tp * strategy->cp * replicas->dp;
+    }
     return strategy->places != NULL ? strategy->places[pp].first_device : first_rank(strategy, pp);
 }
 
@@ -63,6 +68,15 @@ static int32_t pipeline_rank(const struct hlm_strategy *strategy, int32_t rank)
 
 int64_t hlm_layout_device(const struct hlm_strategy *strategy, int32_t rank)
 {
+    if (strategy->num_replicas > 0 && strategy->seen_replicas == 0) {
+        struct hlm_coords coords = hlm_layout_coords(strategy, rank);
+        int32_t index = 0;
+        for (; coords.dp >= strategy->replicas[index].dp; index++) {
+            coords.dp -= strategy->replicas[index].dp;
+        }
+        const struct hlm_strategy seen = hlm_strategy_of_replicas(strategy, index);
+        return hlm_layout_device(&seen, hlm_layout_rank(&seen, coords));
+    }
     const int32_t pp = pipeline_rank(strategy, rank);
     return first_device(strategy, pp) + rank - first_rank(strategy, pp);
 }
@@ -225,6 +239,36 @@ static int32_t locate(const struct hlm_cluster *cluster, int64_t device, int64_t
     }
     HLM_ASSERT(false && "the cluster has a device for every rank");
     return 0;
+}
+
+enum hlm_status hlm_layout_locate_replicas(const struct hlm_strategy *strategy,
+                                           const struct hlm_cluster *cluster,
+                                           struct hlm_replicas *located, struct hlm_err *err)
+{
+    for (int32_t i = 0; i < strategy->num_replicas; i++) {
+        const int32_t group = strategy->replicas[i].device_group;
+        if (group < 0 || group >= cluster->num_groups) {
+            return hlm_fail(err, HLM_NO,
+                            "replicas[%d].device_group: expected less than %d groups, found %d", i,
+                            cluster->num_groups, group);
+        }
+        int64_t first = 0;
+        for (int32_t g = 0; g < group; g++) {
+            first += (int64_t)cluster->groups[g].num_nodes * cluster->groups[g].devices_per_node;
+        }
+        const struct hlm_device_group *own = &cluster->groups[group];
+        const int64_t devices = (int64_t)own->num_nodes * own->devices_per_node;
+        const int64_t needed =
+            (int64_t)strategy->replicas[i].dp * strategy->tp * strategy->cp * strategy->pp;
+        if (needed > devices) {
+            return hlm_fail(err, HLM_NO,
+                            "replicas[%d] need %lld devices of group %s, which has %lld", i,
+                            (long long)needed, own->name, (long long)devices);
+        }
+        located[i] = strategy->replicas[i];
+        located[i].first_device = first;
+    }
+    return HLM_OK;
 }
 
 int32_t hlm_layout_device_group(const struct hlm_strategy *strategy,

@@ -2,7 +2,10 @@
  *
  * Ranks are numbered tp fastest, then cp, then dp, then pp (Megatron's order tp-cp-ep-dp-pp: ep is
  * a slice of the (dp, cp, tp) block, ep fastest after etp). Rank r of the world runs on device r of
- * the cluster, or where the strategy's places say.
+ * the cluster, or where the strategy's places say. Unlike replicas (strategy.h): the ranks of each
+ * of replicas[] stand on its device group as those of a strategy of their own would. What is said
+ * of device groups, links and shapes below is of a strategy as some of its replicas see it
+ * (hlm_strategy_of_replicas), or of the first of them.
  */
 #ifndef HLM_COSTMODEL_LAYOUT_H
 #define HLM_COSTMODEL_LAYOUT_H
@@ -27,6 +30,14 @@ int32_t hlm_layout_stage_rank(const struct hlm_strategy *strategy, int32_t stage
 /* Whether the first and the last stage are on different ranks: then a tied table has a copy on each
  * of them. */
 bool hlm_layout_ends_apart(const struct hlm_strategy *strategy);
+
+/* Fills first_device of the replicas, which take the first devices of their groups. `located`
+ * [num_replicas] is the caller's. HLM_NO: a device group has too few devices, or is none; the
+ * message names it. */
+HLM_MUST_CHECK enum hlm_status hlm_layout_locate_replicas(const struct hlm_strategy *strategy,
+                                                          const struct hlm_cluster *cluster,
+                                                          struct hlm_replicas *located,
+                                                          struct hlm_err *err);
 
 /* Device of the cluster that a rank runs on. */
 int64_t hlm_layout_device(const struct hlm_strategy *strategy, int32_t rank);

@@ -6,7 +6,8 @@
 
 static void add_jitter(const struct hlm_strategy *strategy, struct hlm_pass_cost *pass)
 {
-    const double num_ranks = (double)hlm_strategy_world_size(strategy);
+    const double num_ranks =
+        (double)hlm_strategy_world_size(strategy) * hlm_strategy_all_dp(strategy) / strategy->dp;
     const double frac = hlm_lowering_framework(strategy->lowering)->jitter_frac;
     const double seconds = frac * sqrt(2.0 * log(num_ranks)) * pass->seconds;
     pass->part[HLM_PART_JITTER] += seconds;

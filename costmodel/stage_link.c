@@ -57,11 +57,37 @@ double hlm_stage_send_s(const struct hlm_pricer *pricer, int32_t stage, bool *ou
     return hlm_link_seconds(link, bytes * slowdown) + gather_s;
 }
 
+/* The same where replicas are not alike. */
+static double replicas_sum_s(const struct hlm_pricer *pricer)
+{
+    const struct hlm_cluster *cluster = pricer->cluster;
+    struct hlm_strategy whole = *pricer->strategy;
+    double slowest_s = 0.0, between_s = 0.0;
+    whole.seen_replicas = 0;
+    for (int32_t i = 0; i < whole.num_replicas; i++) {
+        const struct hlm_strategy seen = hlm_strategy_of_replicas(&whole, i);
+        const int32_t group = seen.replicas[i].device_group;
+        const int32_t last = i > 0 ? seen.replicas[i - 1].device_group : group;
+        slowest_s =
+            fmax(slowest_s,
+                 hlm_collective_seconds(cluster, group, HLM_ALL_REDUCE, sizeof(double),
+                                        hlm_layout_shape(&seen, HLM_GROUP_WORLD, cluster, 0)));
+        if (last != group) {
+            const struct hlm_link *link = hlm_cluster_inter_link(cluster, last, group);
+            between_s = fmax(between_s, 2.0 * hlm_link_seconds(link, sizeof(double)));
+        }
+    }
+    return slowest_s + between_s;
+}
+
 /* The sum of one double over all ranks. */
 static double norm_sum_s(const struct hlm_pricer *pricer)
 {
     const struct hlm_strategy *strategy = pricer->strategy;
     const struct hlm_cluster *cluster = pricer->cluster;
+    if (strategy->num_replicas > 0) {
+        return replicas_sum_s(pricer);
+    }
     double slowest_s = 0.0, between_s = 0.0;
     int32_t last = -1;
     for (int32_t pp = 0; pp < strategy->pp; pp++) {

@@ -52,6 +52,20 @@ bool hlm_schedule_splits(enum hlm_schedule_kind kind)
 #define CHOICE(member, texts, default_value, text)                                                 \
     ROW(member, HLM_JSON_ENUM, 0, 0, default_value, text), .enums = (texts)
 
+#define REPLICAS(member, json_type, low, high, text)                                               \
+    {                                                                                              \
+        .name = #member, .type = (json_type), .offset = offsetof(struct hlm_replicas, member),     \
+        .flags = HLM_FIELD_REQUIRED, .min = (low), .max = (high), .doc = (text)                    \
+    }
+static const struct hlm_json_field replicas_fields[] = {
+    REPLICAS(device_group, HLM_JSON_INT, 0, MAX_DEGREE, "index into cluster.groups"),
+    REPLICAS(dp, HLM_JSON_INT, 1, MAX_DEGREE, "replicas of the pipeline on it"),
+    REPLICAS(num_microbatches, HLM_JSON_INT64, 1, MAX_BATCH, "microbatches of a step, of each"),
+    {.name = NULL},
+};
+static const struct hlm_json_table replicas_table = {"replicas", sizeof(struct hlm_replicas),
+                                                     replicas_fields};
+
 static const struct hlm_json_field fields[] = {
     {DEGREE(dp, 1, 1, "Data-parallel degree."), .flags = HLM_FIELD_REQUIRED},
     {DEGREE(tp, 1, 1, "Tensor-parallel degree."), .flags = HLM_FIELD_REQUIRED},
@@ -90,6 +104,11 @@ static const struct hlm_json_field fields[] = {
     {DEGREE(offload_layers, 0, 0,
             "Layers of the model whose inputs or activations are offloaded, spread evenly over all "
             "layers; 0: all."),
+     .flags = HLM_FIELD_OMIT_DEFAULT},
+    {ROW(replicas, HLM_JSON_ARRAY, 0, 0, 0,
+         "Replicas that are not all alike: each lies in one device group and has a share of the "
+         "global batch by its speed; num_microbatches is the largest."),
+     .count_offset = offsetof(struct hlm_strategy, num_replicas), .table = &replicas_table,
      .flags = HLM_FIELD_OMIT_DEFAULT},
     {.name = NULL},
 };
@@ -141,6 +160,48 @@ struct hlm_strategy hlm_strategy_at(const struct hlm_strategy *strategy, int32_t
     return seen;
 }
 
+int32_t hlm_strategy_all_dp(const struct hlm_strategy *strategy)
+{
+    int32_t dp = strategy->num_replicas == 0 ? strategy->dp : 0;
+    for (int32_t i = 0; i < strategy->num_replicas; i++) {
+        dp += strategy->replicas[i].dp;
+    }
+    return dp;
+}
+
+struct hlm_strategy hlm_strategy_of_replicas(const struct hlm_strategy *strategy, int32_t index)
+{
+    HLM_ASSERT(index >= 0 && index < strategy->num_replicas && strategy->seen_replicas == 0);
+    const struct hlm_replicas *replicas = &strategy->replicas[index];
+    struct hlm_strategy seen = *strategy;
+    seen.dp = replicas->dp;
+    seen.num_microbatches = replicas->num_microbatches;
+    seen.global_batch_size = replicas->dp * seen.microbatch_size * replicas->num_microbatches;
+    seen.seen_replicas = index + 1;
+    return seen;
+}
+
+struct hlm_strategy hlm_strategy_of_replica(const struct hlm_strategy *strategy, int32_t dp,
+                                            int64_t *out_first_sample)
+{
+    int64_t first = 0;
+    int32_t left = dp;
+    struct hlm_strategy seen = *strategy;
+    for (int32_t i = 0; i < strategy->num_replicas; i++) {
+        seen = hlm_strategy_of_replicas(strategy, i);
+        if (left < seen.dp) {
+            break;
+        }
+        left -= seen.dp;
+        first += seen.global_batch_size;
+    }
+    HLM_ASSERT(left >= 0 && left < seen.dp);
+    if (out_first_sample != NULL) {
+        *out_first_sample = first + left * seen.microbatch_size * seen.num_microbatches;
+    }
+    return seen;
+}
+
 static void default_to(int32_t *value, int32_t otherwise)
 {
     if (*value == 0) {
@@ -159,6 +220,11 @@ void hlm_strategy_complete(struct hlm_strategy *strategy)
     default_to(&strategy->etp, etp_fits ? strategy->tp : 1);
     default_to(&strategy->zero_group, strategy->zero > 0 ? strategy->dp : 1);
     const int64_t per_pass = strategy->dp * strategy->microbatch_size;
+    for (int32_t i = 0; i < strategy->num_replicas; i++) {
+        const int64_t share = strategy->replicas[i].num_microbatches;
+        strategy->num_microbatches =
+            share > strategy->num_microbatches ? share : strategy->num_microbatches;
+    }
     if (strategy->num_microbatches == 0 && per_pass > 0) {
         strategy->num_microbatches = strategy->global_batch_size / per_pass;
     }
@@ -229,11 +295,15 @@ enum hlm_status hlm_strategy_set(struct hlm_strategy *strategy, const char *key,
                                  struct hlm_err *err)
 {
     const char *names[sizeof fields / sizeof fields[0]] = {NULL};
+    int32_t num_names = 0;
     for (size_t i = 0; fields[i].name != NULL; i++) {
+        if (fields[i].type == HLM_JSON_ARRAY) {
+            continue; /* replicas stand in files only */
+        }
         if (strcmp(fields[i].name, key) == 0) {
             return set_field(&fields[i], value, (char *)strategy + fields[i].offset, err);
         }
-        names[i] = fields[i].name;
+        names[num_names++] = fields[i].name;
     }
     const char *nearest = hlm_opt_nearest(key, names);
     return hlm_fail(err, HLM_USAGE, "unknown strategy field \"%s\"%s%s%s", key,

@@ -116,6 +116,16 @@ struct hlm_rank_place {
     int64_t first_device; /* of the cluster */
 };
 
+/* Replicas of the whole pipeline that are alike: all their ranks are devices of one device group,
+ * and each of them has so many microbatches of a step. */
+struct hlm_replicas {
+    int32_t device_group; /* index into cluster.groups */
+    int32_t dp;           /* replicas */
+    int64_t num_microbatches;
+    int64_t first_device; /* of the cluster; their others follow, numbered as those of a strategy of
+                             dp replicas. Not in files: hlm_layout_locate_replicas */
+};
+
 struct hlm_strategy {
     int32_t dp, tp, pp, cp, ep, etp, vpp;
     bool sp;
@@ -133,6 +143,14 @@ struct hlm_strategy {
     /* [pp], or NULL: every pipeline rank has tp, and rank r runs on device r. Not in files: a
      * plan's stages say it. */
     const struct hlm_rank_place *places;
+    /* Data parallelism over unlike devices: [num_replicas] whose dp sum to dp, in the order of the
+     * dp coordinate; num_microbatches is then that of those with most. num_replicas 0: all alike.
+     */
+    const struct hlm_replicas *replicas;
+    int32_t num_replicas;
+    /* Not in files. 0: the whole strategy; i + 1: as the ranks of replicas[i] see it
+     * (hlm_strategy_of_replicas). */
+    int32_t seen_replicas;
 };
 extern const struct hlm_json_table hlm_strategy_table;
 
@@ -147,6 +165,19 @@ enum hlm_cp_form hlm_strategy_cp_form(const struct hlm_strategy *strategy);
  * What a stage costs and runs is a function of this one. */
 struct hlm_strategy hlm_strategy_at(const struct hlm_strategy *strategy, int32_t pp);
 
+/* dp of the whole strategy, also where it is seen by some of its replicas. */
+int32_t hlm_strategy_all_dp(const struct hlm_strategy *strategy);
+
+/* The strategy as the ranks of replicas[index] see it: dp, num_microbatches and global_batch_size
+ * are theirs, everything else is shared. What states are sharded over, and what all replicas do
+ * together (reduction, gather, norm), is still that of all. Points to the same `replicas`. */
+struct hlm_strategy hlm_strategy_of_replicas(const struct hlm_strategy *strategy, int32_t index);
+
+/* The strategy as the ranks of a replica see it, by its dp coordinate: the whole one where all are
+ * alike. *out_first_sample (may be NULL): the first of its samples in the global batch. */
+struct hlm_strategy hlm_strategy_of_replica(const struct hlm_strategy *strategy, int32_t dp,
+                                            int64_t *out_first_sample);
+
 /* Whether this strategy is legal for this model, whatever the cluster: each rule one row of a
  * table, and the message says the rule, the values and the nearest legal ones ("tp = 5 does not
  * divide num_heads = 12"). Rules: tp divides num_heads, ffn_size, and num_kv_heads (or is a
@@ -154,11 +185,13 @@ struct hlm_strategy hlm_strategy_at(const struct hlm_strategy *strategy, int32_t
  * blocks too); vpp within hlm_schedule_chunks; experts with tp > 1 need sp, etp is 1 or tp;
  * sp needs tp > 1 on some pipeline rank and tp divides microbatch tokens; cp divides seq_len, with
  * ulysses tp * cp divides num_heads and num_kv_heads; ep divides num_experts and dp * cp * tp;
- * batch = dp * microbatch_size * num_microbatches; with places, tp of neighbours (of several chunks
- * also the last and the first) divide one another, and tied embeddings need one tp at both ends;
- * zero in 0..3; inputs and activations go to the host only where the backward is not split; seq_len
- * within learned positions; at most 2^30 ranks, 2^32 tokens a microbatch and pp * vpp *
- * num_microbatches of 2^22; ... HLM_NO with the reason; err may be NULL. */
+ * batch = dp * microbatch_size * num_microbatches, or with replicas their sum, with one model
+ * chunk, and without cp, experts, places, offload, a part of dp that shares states, and ZeRO-2 and
+ * 3; with places, tp of neighbours (of several chunks also the last and the first) divide one
+ * another, and tied embeddings need one tp at both ends; zero in 0..3; inputs and activations go to
+ * the host only where the backward is not split; seq_len within learned positions; at most 2^30
+ * ranks, 2^32 tokens a microbatch and pp * vpp * num_microbatches of 2^22; ... HLM_NO with the
+ * reason; err may be NULL. */
 HLM_MUST_CHECK enum hlm_status hlm_strategy_check(const struct hlm_strategy *strategy,
                                                   const struct hlm_model *model,
                                                   struct hlm_err *err);

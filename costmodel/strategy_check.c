@@ -97,11 +97,59 @@ static enum hlm_status check_size(const struct hlm_strategy *strategy,
     return HLM_OK;
 }
 
+static bool has_shares(const struct hlm_strategy *strategy)
+{
+    return strategy->num_replicas > 0 && strategy->seen_replicas == 0;
+}
+
+/* What the replicas have in all, and the most of any. */
+static enum hlm_status check_shares(const struct hlm_strategy *strategy, struct hlm_err *err)
+{
+    int64_t dp = 0, most = 0;
+    double samples = 0.0;
+    for (int32_t i = 0; i < strategy->num_replicas; i++) {
+        const struct hlm_replicas *replicas = &strategy->replicas[i];
+        if (replicas->dp < 1 || replicas->num_microbatches < 1) {
+            return hlm_fail(err, HLM_NO,
+                            "replicas[%d] has dp = %d and num_microbatches = %lld: expected 1 of "
+                            "each at least",
+                            i, replicas->dp, (long long)replicas->num_microbatches);
+        }
+        for (int32_t before = 0; before < i; before++) {
+            if (strategy->replicas[before].device_group == replicas->device_group) {
+                return hlm_fail(err, HLM_NO, "replicas[%d] and [%d] are both of device group %d",
+                                before, i, replicas->device_group);
+            }
+        }
+        dp += replicas->dp;
+        most = replicas->num_microbatches > most ? replicas->num_microbatches : most;
+        samples += (double)replicas->dp * (double)strategy->microbatch_size *
+                   (double)replicas->num_microbatches;
+    }
+    if (dp != strategy->dp) {
+        return hlm_fail(err, HLM_NO, "the dp of replicas sum to %lld, dp is %d", (long long)dp,
+                        strategy->dp);
+    }
+    if (most != strategy->num_microbatches) {
+        return hlm_fail(err, HLM_NO, "the most microbatches of any replica are %lld, not %lld",
+                        (long long)most, (long long)strategy->num_microbatches);
+    }
+    return samples == (double)strategy->global_batch_size
+               ? HLM_OK
+               : hlm_fail(err, HLM_NO,
+                          "dp * microbatch_size * num_microbatches of all replicas sum to %.0f, "
+                          "global_batch_size is %lld",
+                          samples, (long long)strategy->global_batch_size);
+}
+
 static enum hlm_status check_batch(const struct hlm_strategy *strategy,
                                    const struct hlm_model *model, struct hlm_err *err)
 {
     (void)model;
     const int64_t per_pass = strategy->dp * strategy->microbatch_size;
+    if (has_shares(strategy)) {
+        return check_shares(strategy, err);
+    }
     if (per_pass * strategy->num_microbatches == strategy->global_batch_size) {
         return HLM_OK;
     }
@@ -262,7 +310,33 @@ static enum hlm_status check_zero(const struct hlm_strategy *strategy,
                         strategy->zero_group);
     }
     return must_divide((struct count){"zero_group", strategy->zero_group},
-                       (struct count){"dp", strategy->dp}, err);
+                       (struct count){"dp", hlm_strategy_all_dp(strategy)}, err);
+}
+
+/* What unlike replicas can't be combined with (yet). */
+static enum hlm_status check_replicas(const struct hlm_strategy *strategy,
+                                      const struct hlm_model *model, struct hlm_err *err)
+{
+    const struct {
+        bool found;
+        const char *what;
+    } refused[] = {
+        {strategy->places != NULL, "stages that are not all alike"},
+        {strategy->cp > 1, "cp > 1"},
+        {model->moe.num_experts > 0, "experts"},
+        {strategy->vpp > 1, "several model chunks per rank"},
+        {strategy->zero >= 2, "ZeRO-2 and 3"},
+        {strategy->zero > 0 && strategy->zero_group != hlm_strategy_all_dp(strategy),
+         "states that a part of dp shares"},
+        {strategy->offload != HLM_OFFLOAD_NONE, "offload"},
+    };
+    for (size_t i = 0; strategy->num_replicas > 0 && i < sizeof refused / sizeof refused[0]; i++) {
+        if (refused[i].found) {
+            return hlm_fail(err, HLM_NO, "replicas with shares of their own can't have %s",
+                            refused[i].what);
+        }
+    }
+    return HLM_OK;
 }
 
 /* I and W both read what a layer keeps, so that it would have to come back twice or stay. */
@@ -291,8 +365,9 @@ enum hlm_status hlm_strategy_check(const struct hlm_strategy *strategy,
 {
     static enum hlm_status (*const rules[])(const struct hlm_strategy *, const struct hlm_model *,
                                             struct hlm_err *) = {
-        check_positive, check_size, check_batch,  check_seq_len, check_tp,   check_cp,
-        check_sp,       check_pp,   check_places, check_experts, check_zero, check_offload,
+        check_positive, check_size,    check_batch,    check_seq_len, check_tp,
+        check_cp,       check_sp,      check_pp,       check_places,  check_experts,
+        check_zero,     check_offload, check_replicas,
     };
     for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
         HLM_TRY(rules[i](strategy, model, err));

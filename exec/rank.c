@@ -147,6 +147,15 @@ static enum hlm_status make_rank(struct hlm_arena *arena, struct rank *rank,
     return HLM_OK;
 }
 
+/* From a replica's share of the loss to its mean. */
+static double all_over_own(const struct hlm_plan *plan, int32_t rank)
+{
+    const struct hlm_strategy *all = &plan->strategy;
+    const struct hlm_strategy own =
+        hlm_strategy_of_replica(all, hlm_layout_coords(all, rank).dp, NULL);
+    return (double)all->global_batch_size / (double)(own.microbatch_size * own.num_microbatches);
+}
+
 static enum hlm_status run_steps(struct hlm_arena *arena, struct rank *rank,
                                  struct hlm_backend *backend, struct hlm_record **out,
                                  struct hlm_err *err)
@@ -160,7 +169,7 @@ static enum hlm_status run_steps(struct hlm_arena *arena, struct rank *rank,
         struct hlm_run_step ran;
         HLM_TRY(hlm_runner_step(rank->runner, step, &ran, err));
         if (is_alone(rank)) {
-            ran.loss *= config->plan->strategy.dp; /* of the replica's share, its mean */
+            ran.loss *= all_over_own(config->plan, rank->comm->rank);
         }
         hlm_record_add(record, rank->comm->rank, &ran);
         HLM_TRY(note_memory(rank, backend, err));

@@ -115,12 +115,12 @@ static void find_stages(const struct hlm_plan *plan, const struct hlm_plan_simul
 
 /* --- which links --- */
 
-static bool pipeline_leaves_node(const struct hlm_plan *plan)
+static bool pipeline_leaves_node(const struct hlm_plan *plan, const struct hlm_strategy *seen)
 {
     for (int32_t s = 0; s + 1 < plan->num_stages; s++) {
         int32_t sharing = 0;
-        const int32_t group = plan->stages[s].device_group;
-        if (hlm_layout_stage_link(&plan->strategy, &plan->cluster, s, &sharing) !=
+        const int32_t group = hlm_layout_device_group(seen, &plan->cluster, s);
+        if (hlm_layout_stage_link(seen, &plan->cluster, s, &sharing) !=
             &plan->cluster.groups[group].intra_node) {
             return true;
         }
@@ -128,17 +128,44 @@ static bool pipeline_leaves_node(const struct hlm_plan *plan)
     return false;
 }
 
-static bool group_leaves_node(const struct hlm_plan *plan, enum hlm_group group)
+static bool group_leaves_node(const struct hlm_plan *plan, const struct hlm_strategy *seen,
+                              enum hlm_group group)
 {
     for (int32_t s = 0; s < plan->strategy.pp; s++) {
-        if (hlm_layout_shape(&plan->strategy, group, &plan->cluster, s).num_nodes > 1) {
+        if (hlm_layout_shape(seen, group, &plan->cluster, s).num_nodes > 1) {
             return true;
         }
     }
     return false;
 }
 
+/* Of unlike replicas those that are simulated. */
+static struct hlm_strategy seen_by(const struct hlm_plan *plan,
+                                   const struct hlm_plan_simulation *simulation)
+{
+    return simulation->seen_replicas > 0
+               ? hlm_strategy_of_replicas(&plan->strategy, simulation->seen_replicas - 1)
+               : plan->strategy;
+}
+
+/* Ranks and nodes of the group; of unlike replicas the DP group has those of all. */
+static struct hlm_group_shape find_shape(const struct hlm_plan *plan,
+                                         const struct hlm_strategy *seen, enum hlm_group group,
+                                         int32_t stage)
+{
+    struct hlm_group_shape shape = hlm_layout_shape(seen, group, &plan->cluster, stage);
+    for (int32_t i = 0; group == HLM_GROUP_DP && i < seen->num_replicas; i++) {
+        const struct hlm_strategy other = hlm_strategy_of_replicas(&plan->strategy, i);
+        const bool more = i + 1 != seen->seen_replicas;
+        shape.num_ranks += more ? other.dp : 0;
+        shape.num_nodes +=
+            more ? hlm_layout_shape(&other, group, &plan->cluster, stage).num_nodes : 0;
+    }
+    return shape;
+}
+
 static void fill_traffic(struct hlm_arena *arena, const struct hlm_plan *plan,
+                         const struct hlm_plan_simulation *simulation,
                          const double seconds[HLM_NUM_EXPLAIN_LIMITS],
                          struct hlm_explain_limits *out)
 {
@@ -153,12 +180,13 @@ static void fill_traffic(struct hlm_arena *arena, const struct hlm_plan *plan,
     enum { NUM_KINDS = sizeof(kinds) / sizeof(kinds[0]) };
     struct hlm_explain_traffic *traffic =
         HLM_ARENA_ARRAY(arena, struct hlm_explain_traffic, NUM_KINDS);
+    const struct hlm_strategy seen = seen_by(plan, simulation);
     for (int32_t i = 0; i < NUM_KINDS; i++) {
         const enum hlm_group group = kinds[i].group;
-        const struct hlm_group_shape shape =
-            hlm_layout_shape(&plan->strategy, group, &plan->cluster, out->last_rank);
-        const bool leaves =
-            group == HLM_GROUP_PP ? pipeline_leaves_node(plan) : group_leaves_node(plan, group);
+        const struct hlm_group_shape shape = find_shape(plan, &seen, group, out->last_rank);
+        const bool leaves = group == HLM_GROUP_PP
+                                ? pipeline_leaves_node(plan, &seen)
+                                : shape.num_nodes > 1 || group_leaves_node(plan, &seen, group);
         if (shape.num_ranks > 1) {
             traffic[out->num_traffic++] = (struct hlm_explain_traffic){
                 .limit = kinds[i].limit,
@@ -206,9 +234,16 @@ static bool keep_plan(struct hlm_arena *arena, const struct hlm_search_problem *
                       const struct hlm_plan *plan, const struct hlm_plan **out)
 {
     struct hlm_strategy strategy = plan->strategy;
+    const int64_t times = problem->global_batch_size / strategy.global_batch_size;
+    struct hlm_replicas *replicas =
+        HLM_ARENA_ARRAY(arena, struct hlm_replicas, strategy.num_replicas);
+    for (int32_t i = 0; i < strategy.num_replicas; i++) {
+        replicas[i] = strategy.replicas[i];
+        replicas[i].num_microbatches *= times;
+    }
+    strategy.replicas = replicas;
+    strategy.num_microbatches *= times;
     strategy.global_batch_size = problem->global_batch_size;
-    strategy.num_microbatches =
-        strategy.global_batch_size / (strategy.dp * strategy.microbatch_size);
     struct hlm_err unused;
     return hlm_plan_price(arena, problem->model, problem->cluster, &strategy, plan->stages,
                           plan->num_stages, out, NULL, &unused) == HLM_OK;
@@ -229,7 +264,7 @@ static enum hlm_status reach(struct hlm_arena *kept_arena, const struct hlm_sear
             kept->prediction.step_time_s <= out->step_time_s) {
             *out = reached_by(kept, fmin(lower_bound_s, kept->prediction.step_time_s));
         }
-        out->strategy.places = hlm_plan_copy_places(kept_arena, &out->strategy);
+        hlm_plan_keep_strategy(kept_arena, &out->strategy);
     }
     hlm_arena_free(arena);
     return status;
@@ -295,7 +330,7 @@ hlm_explain_limits(struct hlm_arena *arena, const struct hlm_plan *plan,
     add_seconds(&priced->prediction.parts, HLM_EXPLAIN_LIMIT_OTHER, seconds);
     fill_shares(arena, &priced->prediction.parts, seconds, &limits);
     find_stages(priced, &simulation, &limits);
-    fill_traffic(arena, priced, seconds, &limits);
+    fill_traffic(arena, priced, &simulation, seconds, &limits);
     struct hlm_err reason;
     const enum hlm_status status = find_gains(arena, priced, progress, context, &limits, &reason);
     if (status != HLM_OK && status != HLM_NO) {

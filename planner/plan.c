@@ -154,8 +154,8 @@ static enum hlm_status check_strategy(const struct hlm_plan *plan, const char *w
 static enum hlm_status find_places(struct hlm_arena *arena, struct hlm_plan *plan,
                                    const char *where, struct hlm_err *err)
 {
-    if (hlm_plan_places(arena, &plan->cluster, &plan->strategy, plan->stages, plan->num_stages,
-                        &plan->strategy.places, err) != HLM_OK) {
+    if (hlm_plan_locate(arena, &plan->cluster, &plan->strategy, plan->stages, plan->num_stages,
+                        err) != HLM_OK) {
         hlm_err_prefix(err, "%s: $.stages", where);
         err->status = HLM_INPUT;
         return HLM_INPUT;

@@ -61,8 +61,9 @@ struct hlm_plan_prediction {
     double mfu; /* dense peak of dtype; causal attention counted half for decoders */
     double tokens_per_s;
     double cost_per_token; /* currency of price_per_device_hour; 0: no prices */
-    /* [num_stages], at the moment when the stage's rank holds most. A rank with several stages has
-     * the sum of their peaks; what they share (TRANSIENT, FIXED) stands with the first. */
+    /* [num_stages], or with replicas [num_replicas][num_stages], at the moment when the stage's
+     * rank holds most. A rank with several stages has the sum of their peaks; what they share
+     * (TRANSIENT, FIXED) stands with the first. */
     const struct hlm_stage_memory *memory;
     int32_t num_memory;
     struct hlm_plan_interval interval;
@@ -174,13 +175,20 @@ HLM_MUST_CHECK enum hlm_status hlm_plan_check_digests(struct hlm_arena *arena,
 
 /* Prices a strategy and a placement: builds the whole plan (prediction, digests, rank map) by the
  * exact simulation. HLM_NO when it does not fit or is not legal: the message says which stage, how
- * many bytes are missing and of which kind most. `out_costs`, `out_result` (may be NULL) hand out
+ * many bytes are missing and of which kind most.
+ * Unlike replicas (strategy.h): each of replicas[] is simulated on its devices with its
+ * microbatches, and must fit them. A reduction waits for all replicas and takes, like all that they
+ * do together, as long as on the slowest of them, and all wait for the slowest optimizer; so with
+ * end_gs the end of the last backward of stage s on replicas g the step is max_s (max_g end_gs +
+ * max_g D_gs) + max_g Y_g + max_gs O_gs, the most of their simulations with these D, Y and O. Parts
+ * and simulation are those of the slowest. `out_costs`, `out_result` (may be NULL) hand out
  * what the simulator saw. */
 struct hlm_plan_simulation {
     const struct hlm_schedule *schedule; /* lowered */
     struct hlm_sim_costs costs;
     struct hlm_sim_result result;
     const struct hlm_stage_cost *stages; /* [num_stages] */
+    int32_t seen_replicas; /* as in the strategy that was simulated; 0: all are alike */
 };
 HLM_MUST_CHECK enum hlm_status
 hlm_plan_price(struct hlm_arena *arena, const struct hlm_model *model,
@@ -206,19 +214,25 @@ hlm_plan_even_stages(struct hlm_arena *arena, const struct hlm_model *model,
                      int32_t recompute, const struct hlm_plan_stage **out, int32_t *out_num,
                      struct hlm_err *err);
 
-/* The simulation of a plan that was read from a file, with events. */
+/* The simulation of a plan that was read from a file, with events; of unlike replicas that of the
+ * slowest. */
 HLM_MUST_CHECK enum hlm_status hlm_plan_simulate(struct hlm_arena *arena,
                                                  const struct hlm_plan *plan,
                                                  struct hlm_plan_simulation *out,
                                                  struct hlm_err *err);
 
+/* That of a rank's replica, by its dp coordinate. */
+HLM_MUST_CHECK enum hlm_status hlm_plan_simulate_replica(struct hlm_arena *arena,
+                                                         const struct hlm_plan *plan, int32_t dp,
+                                                         struct hlm_plan_simulation *out,
+                                                         struct hlm_err *err);
+
 /* The pipeline rank whose gradients are reduced last: it decides when the optimizers start, and the
  * trees of predicted and measured parts are about it. */
 int32_t hlm_plan_critical_rank(const struct hlm_plan_simulation *simulation);
 
-/* Copies where the ranks of a strategy stand; NULL: it does not say. */
-const struct hlm_rank_place *hlm_plan_copy_places(struct hlm_arena *arena,
-                                                  const struct hlm_strategy *strategy);
+/* Copies into the arena what the strategy points to: where its ranks stand, and its replicas. */
+void hlm_plan_keep_strategy(struct hlm_arena *arena, struct hlm_strategy *strategy);
 
 /* Another plan for the same cluster as a runner-up to `plan`; its strategy and stages are copied.
  */
@@ -229,11 +243,16 @@ struct hlm_plan_runner_up hlm_plan_as_runner_up(struct hlm_arena *arena,
 /* The device on which a rank runs. */
 const struct hlm_device *hlm_plan_rank_device(const struct hlm_plan *plan, int32_t rank);
 
-/* How many device groups the stages are on. */
+/* How many device groups the stages are on; and a plan of this strategy, whose replicas may each be
+ * on one of their own. */
 int32_t hlm_plan_num_groups(const struct hlm_plan_stage *stages, int32_t num_stages);
+int32_t hlm_plan_groups_used(const struct hlm_strategy *strategy,
+                             const struct hlm_plan_stage *stages, int32_t num_stages);
 
-/* The predicted peak of a pipeline rank: the sum over its stages. */
+/* The predicted peak of a pipeline rank (of the first replicas): the sum over its stages. And that
+ * of a rank of the world. */
 int64_t hlm_plan_rank_peak_bytes(const struct hlm_plan *plan, int32_t rank);
+int64_t hlm_plan_world_rank_peak_bytes(const struct hlm_plan *plan, int32_t world_rank);
 
 /* How many microbatches the ranks of a schedule hold memory for: our executor gives every stage
  * slots of its own for as many as it ever holds, frameworks that allocate as they go only hold what

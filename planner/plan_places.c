@@ -73,3 +73,36 @@ enum hlm_status hlm_plan_places(struct hlm_arena *arena, const struct hlm_cluste
     *out = needed ? places : NULL;
     return HLM_OK;
 }
+
+static enum hlm_status locate_replicas(struct hlm_arena *arena, const struct hlm_cluster *cluster,
+                                       struct hlm_strategy *strategy,
+                                       const struct hlm_plan_stage *stages, int32_t num_stages,
+                                       struct hlm_err *err)
+{
+    struct hlm_replicas *located =
+        HLM_ARENA_ARRAY(arena, struct hlm_replicas, strategy->num_replicas);
+    HLM_TRY(hlm_layout_locate_replicas(strategy, cluster, located, err));
+    for (int32_t s = 0; s < num_stages; s++) {
+        if (stages[s].tp != strategy->tp || stages[s].device_group != located[0].device_group) {
+            return hlm_fail(err, HLM_NO,
+                            "stage %d has tp = %d on device group %d: with replicas all stages "
+                            "have the tp of the strategy, %d, and the device group of the first "
+                            "of them, %d",
+                            s, stages[s].tp, stages[s].device_group, strategy->tp,
+                            located[0].device_group);
+        }
+    }
+    strategy->places = NULL;
+    strategy->replicas = located;
+    return HLM_OK;
+}
+
+enum hlm_status hlm_plan_locate(struct hlm_arena *arena, const struct hlm_cluster *cluster,
+                                struct hlm_strategy *strategy, const struct hlm_plan_stage *stages,
+                                int32_t num_stages, struct hlm_err *err)
+{
+    return strategy->num_replicas > 0
+               ? locate_replicas(arena, cluster, strategy, stages, num_stages, err)
+               : hlm_plan_places(arena, cluster, strategy, stages, num_stages, &strategy->places,
+                                 err);
+}

@@ -17,4 +17,12 @@ hlm_plan_places(struct hlm_arena *arena, const struct hlm_cluster *cluster,
                 const struct hlm_strategy *strategy, const struct hlm_plan_stage *stages,
                 int32_t num_stages, const struct hlm_rank_place **out, struct hlm_err *err);
 
+/* Sets where the ranks of the strategy stand, in the arena: its places as above, or first_device of
+ * its replicas, whose stages all have its tp and the device group of the first of them. */
+HLM_MUST_CHECK enum hlm_status hlm_plan_locate(struct hlm_arena *arena,
+                                               const struct hlm_cluster *cluster,
+                                               struct hlm_strategy *strategy,
+                                               const struct hlm_plan_stage *stages,
+                                               int32_t num_stages, struct hlm_err *err);
+
 #endif

@@ -121,11 +121,11 @@ static enum hlm_status check_rank_memory(const struct pricing *pricing,
                     hlm_memory_kind_texts[kind], hlm_fmt_bytes((double)all.bytes[kind]).text);
 }
 
-static enum hlm_status make_memory(const struct pricing *pricing,
-                                   const struct hlm_stage_memory **out, struct hlm_err *err)
+/* memory: [num_stages] */
+static enum hlm_status make_memory(const struct pricing *pricing, struct hlm_stage_memory *memory,
+                                   struct hlm_err *err)
 {
     const int32_t n = pricing->num_stages;
-    struct hlm_stage_memory *memory = HLM_ARENA_ARRAY(pricing->arena, struct hlm_stage_memory, n);
     const struct hlm_schedule *schedule = pricing->simulation->schedule;
     const struct hlm_rank_held *held = hlm_plan_held(pricing->arena, pricing->strategy, schedule);
     for (int32_t rank = 0; rank < schedule->num_ranks; rank++) {
@@ -133,9 +133,7 @@ static enum hlm_status make_memory(const struct pricing *pricing,
                              pricing->stages, n, &held[rank], memory);
         HLM_TRY(check_rank_memory(pricing, &held[rank], memory, err));
     }
-    HLM_TRY(hlm_plan_check_hosts(pricing->cluster, pricing->strategy, memory, n, err));
-    *out = memory;
-    return HLM_OK;
+    return hlm_plan_check_hosts(pricing->cluster, pricing->strategy, memory, n, err);
 }
 
 /* --- where the time goes --- */
@@ -329,36 +327,119 @@ static double spread_frac(const struct pricing *pricing)
     return seconds / pricing->simulation->result.step_s;
 }
 
+/* Devices of a group that the plan uses. */
+struct used {
+    double peak, price_per_hour;
+};
+
+static void use_devices(const struct pricing *pricing, int32_t device_group, double devices,
+                        struct used *used)
+{
+    const struct hlm_device_group *group = &pricing->cluster->groups[device_group];
+    used->peak +=
+        devices * hlm_device_dtype(&group->device, pricing->strategy->dtype)->peak_flops_per_s;
+    used->price_per_hour += devices * group->price_per_device_hour;
+}
+
+static struct used used_devices(const struct pricing *pricing)
+{
+    const struct hlm_strategy *strategy = pricing->strategy;
+    struct used used = {0};
+    for (int32_t i = 0; i < strategy->num_replicas; i++) {
+        const struct hlm_replicas *replicas = &strategy->replicas[i];
+        use_devices(pricing, replicas->device_group,
+                    (double)replicas->dp * strategy->tp * strategy->pp * strategy->cp, &used);
+    }
+    for (int32_t s = 0; strategy->num_replicas == 0 && s < pricing->num_stages; s++) {
+        const double devices =
+            (double)strategy->dp * pricing->stages[s].tp * strategy->cp / (double)strategy->vpp;
+        use_devices(pricing, pricing->stages[s].device_group, devices, &used);
+    }
+    return used;
+}
+
 static void make_rates(const struct pricing *pricing, struct hlm_plan_prediction *prediction)
 {
     const struct hlm_strategy *strategy = pricing->strategy;
-    double peak = 0.0, price_per_hour = 0.0;
-    for (int32_t s = 0; s < pricing->num_stages; s++) {
-        const struct hlm_device_group *group =
-            &pricing->cluster->groups[pricing->stages[s].device_group];
-        const double devices =
-            (double)strategy->dp * pricing->stages[s].tp * strategy->cp / (double)strategy->vpp;
-        peak += devices * hlm_device_dtype(&group->device, strategy->dtype)->peak_flops_per_s;
-        price_per_hour += devices * group->price_per_device_hour;
-    }
+    const struct used used = used_devices(pricing);
     const double step_s = prediction->step_time_s;
     const double sequences = (double)strategy->global_batch_size;
     const double tokens = sequences * (double)strategy->seq_len;
     const double flops =
         sequences * hlm_model_flops_per_sequence(pricing->model, strategy->seq_len,
                                                  hlm_model_is_causal(pricing->model));
-    prediction->mfu = flops / (step_s * peak);
+    prediction->mfu = flops / (step_s * used.peak);
     prediction->tokens_per_s = tokens / step_s;
-    prediction->cost_per_token = price_per_hour / 3600.0 * step_s / tokens;
+    prediction->cost_per_token = used.price_per_hour / 3600.0 * step_s / tokens;
 }
 
-static enum hlm_status price(struct pricing *pricing, bool want_events, struct hlm_err *err)
+/* Everything of a strategy: of unlike replicas one pricing each. */
+struct all_pricings {
+    struct pricing *of; /* [num] */
+    int32_t num;
+    int32_t slowest;
+};
+
+/* The most of any replicas, stage by stage, for all of them. */
+static void take_most(const struct all_pricings *all, struct hlm_arena *arena)
 {
-    HLM_TRY(hlm_strategy_check(pricing->strategy, pricing->model, err));
-    HLM_TRY(hlm_plan_pricers_new(pricing->arena, pricing->model, pricing->cluster,
-                                 pricing->strategy, &pricing->pricers, err));
-    make_costs(pricing);
-    return simulate(pricing, want_events, err);
+    const int32_t n = all->of[0].num_stages;
+    double *reduce_s = HLM_ARENA_ARRAY(arena, double, n);
+    double *optimizer_s = HLM_ARENA_ARRAY(arena, double, n);
+    double sync_s = 0.0;
+    for (int32_t i = 0; i < all->num; i++) {
+        const struct hlm_sim_costs *costs = &all->of[i].simulation->costs;
+        for (int32_t s = 0; s < n; s++) {
+            reduce_s[s] = fmax(reduce_s[s], costs->reduce_s[s]);
+            optimizer_s[s] = fmax(optimizer_s[s], costs->optimizer_s[s]);
+        }
+        sync_s = fmax(sync_s, costs->sync_s);
+    }
+    for (int32_t i = 0; i < all->num; i++) {
+        struct hlm_sim_costs *costs = &all->of[i].simulation->costs;
+        costs->reduce_s = reduce_s;
+        costs->optimizer_s = optimizer_s;
+        costs->sync_s = sync_s;
+    }
+}
+
+static enum hlm_status price_one(const struct pricing *whole, int32_t index, struct pricing *out,
+                                 struct hlm_err *err)
+{
+    struct hlm_arena *arena = whole->arena;
+    *out = *whole;
+    out->simulation = HLM_ARENA_NEW(arena, struct hlm_plan_simulation);
+    if (whole->strategy->num_replicas > 0) {
+        const struct hlm_strategy seen = hlm_strategy_of_replicas(whole->strategy, index);
+        out->strategy = hlm_arena_memdup(arena, &seen, sizeof(seen));
+        out->simulation->seen_replicas = seen.seen_replicas;
+    }
+    HLM_TRY(
+        hlm_plan_pricers_new(arena, out->model, out->cluster, out->strategy, &out->pricers, err));
+    make_costs(out);
+    return HLM_OK;
+}
+
+/* whole: of the strategy as such, without pricers and simulation. */
+static enum hlm_status price(const struct pricing *whole, bool want_events,
+                             struct all_pricings *out, struct hlm_err *err)
+{
+    const int32_t num_replicas = whole->strategy->num_replicas;
+    HLM_TRY(hlm_strategy_check(whole->strategy, whole->model, err));
+    *out = (struct all_pricings){.num = num_replicas > 0 ? num_replicas : 1};
+    out->of = HLM_ARENA_ARRAY(whole->arena, struct pricing, out->num);
+    for (int32_t i = 0; i < out->num; i++) {
+        HLM_TRY(price_one(whole, i, &out->of[i], err));
+    }
+    if (out->num > 1) {
+        take_most(out, whole->arena);
+    }
+    for (int32_t i = 0; i < out->num; i++) {
+        HLM_TRY(simulate(&out->of[i], want_events, err));
+        const double most_s = out->of[out->slowest].simulation->result.step_s;
+        out->slowest = out->of[i].simulation->result.step_s > most_s ? i : out->slowest;
+    }
+    return HLM_OK;
 }
 
 const int32_t *hlm_plan_rank_map(struct hlm_arena *arena, const struct hlm_strategy *strategy)
@@ -383,6 +464,36 @@ static bool stages_are_alike(const struct hlm_strategy *strategy,
     return true;
 }
 
+static struct pricing pricing_of(struct hlm_arena *arena, const struct hlm_plan *plan)
+{
+    return (struct pricing){.arena = arena,
+                            .model = &plan->model,
+                            .cluster = &plan->cluster,
+                            .strategy = &plan->strategy,
+                            .stages = plan->stages,
+                            .num_stages = plan->num_stages};
+}
+
+/* Of all replicas, one after the other. */
+static enum hlm_status make_all_memory(const struct all_pricings *all,
+                                       struct hlm_plan_prediction *prediction, struct hlm_err *err)
+{
+    const int32_t n = all->of[0].num_stages;
+    struct hlm_stage_memory *memory =
+        HLM_ARENA_ARRAY(all->of[0].arena, struct hlm_stage_memory, all->num * n);
+    for (int32_t i = 0; i < all->num; i++) {
+        if (make_memory(&all->of[i], memory + i * n, err) != HLM_OK) {
+            if (all->num > 1) {
+                hlm_err_prefix(err, "replicas[%d]", i);
+            }
+            return HLM_NO;
+        }
+    }
+    prediction->memory = memory;
+    prediction->num_memory = all->num * n;
+    return HLM_OK;
+}
+
 enum hlm_status hlm_plan_price(struct hlm_arena *arena, const struct hlm_model *model,
                                const struct hlm_cluster *cluster,
                                const struct hlm_strategy *strategy,
@@ -396,7 +507,7 @@ enum hlm_status hlm_plan_price(struct hlm_arena *arena, const struct hlm_model *
         HLM_TRY(hlm_plan_check_devices(&placed, cluster, err));
     }
     HLM_TRY(hlm_strategy_check(&placed, model, err));
-    HLM_TRY(hlm_plan_places(arena, cluster, &placed, stages, num_stages, &placed.places, err));
+    HLM_TRY(hlm_plan_locate(arena, cluster, &placed, stages, num_stages, err));
     struct hlm_plan *plan = HLM_ARENA_NEW(arena, struct hlm_plan);
     *plan = (struct hlm_plan){
         .model = *model,
@@ -405,44 +516,49 @@ enum hlm_status hlm_plan_price(struct hlm_arena *arena, const struct hlm_model *
         .stages = hlm_arena_memdup(arena, stages, (size_t)num_stages * sizeof(*stages)),
         .num_stages = num_stages,
         .num_ranks = (int32_t)hlm_strategy_world_size(&placed)};
-    struct hlm_plan_simulation simulation = {0};
-    struct pricing pricing = {.arena = arena,
-                              .model = &plan->model,
-                              .cluster = &plan->cluster,
-                              .strategy = &plan->strategy,
-                              .stages = plan->stages,
-                              .num_stages = num_stages,
-                              .simulation = &simulation};
-    HLM_TRY(price(&pricing, false, err));
-    HLM_TRY(make_memory(&pricing, &plan->prediction.memory, err));
-    plan->prediction.num_memory = num_stages;
-    plan->prediction.step_time_s = simulation.result.step_s;
-    plan->prediction.parts = make_parts(&pricing);
-    const double spread_s = spread_frac(&pricing) * simulation.result.step_s;
-    plan->prediction.interval = (struct hlm_plan_interval){simulation.result.step_s - spread_s,
-                                                           simulation.result.step_s + spread_s};
-    make_rates(&pricing, &plan->prediction);
+    const struct pricing whole = pricing_of(arena, plan);
+    struct all_pricings all;
+    HLM_TRY(price(&whole, false, &all, err));
+    HLM_TRY(make_all_memory(&all, &plan->prediction, err));
+    const struct pricing *slowest = &all.of[all.slowest];
+    const double step_s = slowest->simulation->result.step_s;
+    plan->prediction.step_time_s = step_s;
+    plan->prediction.parts = make_parts(slowest);
+    const double spread_s = spread_frac(slowest) * step_s;
+    plan->prediction.interval = (struct hlm_plan_interval){step_s - spread_s, step_s + spread_s};
+    make_rates(&whole, &plan->prediction);
     plan->rank_map = hlm_plan_rank_map(arena, &plan->strategy);
     plan->digests = hlm_plan_digests(arena, plan);
     if (out_simulation != NULL) {
-        *out_simulation = simulation;
+        *out_simulation = *slowest->simulation;
     }
     *out = plan;
+    return HLM_OK;
+}
+
+/* index < 0: of the slowest. */
+static enum hlm_status simulate_plan(struct hlm_arena *arena, const struct hlm_plan *plan,
+                                     int32_t index, struct hlm_plan_simulation *out,
+                                     struct hlm_err *err)
+{
+    const struct pricing whole = pricing_of(arena, plan);
+    struct all_pricings all;
+    HLM_TRY(price(&whole, true, &all, err));
+    *out = *all.of[index < 0 ? all.slowest : index].simulation;
     return HLM_OK;
 }
 
 enum hlm_status hlm_plan_simulate(struct hlm_arena *arena, const struct hlm_plan *plan,
                                   struct hlm_plan_simulation *out, struct hlm_err *err)
 {
-    struct hlm_plan_simulation simulation = {0};
-    struct pricing pricing = {.arena = arena,
-                              .model = &plan->model,
-                              .cluster = &plan->cluster,
-                              .strategy = &plan->strategy,
-                              .stages = plan->stages,
-                              .num_stages = plan->num_stages,
-                              .simulation = &simulation};
-    HLM_TRY(price(&pricing, true, err));
-    *out = simulation;
-    return HLM_OK;
+    return simulate_plan(arena, plan, -1, out, err);
+}
+
+enum hlm_status hlm_plan_simulate_replica(struct hlm_arena *arena, const struct hlm_plan *plan,
+                                          int32_t dp, struct hlm_plan_simulation *out,
+                                          struct hlm_err *err)
+{
+    const struct hlm_strategy seen = hlm_strategy_of_replica(&plan->strategy, dp, NULL);
+    return simulate_plan(arena, plan, seen.seen_replicas > 0 ? seen.seen_replicas - 1 : 0, out,
+                         err);
 }

@@ -58,13 +58,17 @@ void hlm_plan_rank_memory(const struct hlm_model *model, const struct hlm_pricer
     hlm_arena_free(scratch);
 }
 
-const struct hlm_rank_place *hlm_plan_copy_places(struct hlm_arena *arena,
-                                                  const struct hlm_strategy *strategy)
+void hlm_plan_keep_strategy(struct hlm_arena *arena, struct hlm_strategy *strategy)
 {
-    return strategy->places == NULL
-               ? NULL
-               : hlm_arena_memdup(arena, strategy->places,
-                                  (size_t)strategy->pp * sizeof(*strategy->places));
+    if (strategy->places != NULL) {
+        strategy->places = hlm_arena_memdup(arena, strategy->places,
+                                            (size_t)strategy->pp * sizeof(*strategy->places));
+    }
+    if (strategy->num_replicas > 0) {
+        strategy->replicas =
+            hlm_arena_memdup(arena, strategy->replicas,
+                             (size_t)strategy->num_replicas * sizeof(*strategy->replicas));
+    }
 }
 
 struct hlm_plan_runner_up hlm_plan_as_runner_up(struct hlm_arena *arena,
@@ -80,8 +84,15 @@ struct hlm_plan_runner_up hlm_plan_as_runner_up(struct hlm_arena *arena,
         .step_time_s = other->prediction.step_time_s,
         .interval = *interval,
         .within_uncertainty = hlm_plan_intervals_meet(interval, &plan->prediction.interval)};
-    runner.strategy.places = hlm_plan_copy_places(arena, &other->strategy);
+    hlm_plan_keep_strategy(arena, &runner.strategy);
     return runner;
+}
+
+int32_t hlm_plan_groups_used(const struct hlm_strategy *strategy,
+                             const struct hlm_plan_stage *stages, int32_t num_stages)
+{
+    return strategy->num_replicas > 0 ? strategy->num_replicas
+                                      : hlm_plan_num_groups(stages, num_stages);
 }
 
 int32_t hlm_plan_num_groups(const struct hlm_plan_stage *stages, int32_t num_stages)
@@ -102,6 +113,20 @@ int64_t hlm_plan_rank_peak_bytes(const struct hlm_plan *plan, int32_t rank)
     int64_t bytes = 0;
     for (int32_t s = 0; s < plan->num_stages; s++) {
         bytes += plan->stages[s].rank_group == rank ? plan->prediction.memory[s].peak_bytes : 0;
+    }
+    return bytes;
+}
+
+int64_t hlm_plan_world_rank_peak_bytes(const struct hlm_plan *plan, int32_t world_rank)
+{
+    const struct hlm_coords coords = hlm_layout_coords(&plan->strategy, world_rank);
+    const struct hlm_strategy seen = hlm_strategy_of_replica(&plan->strategy, coords.dp, NULL);
+    const int32_t index = seen.seen_replicas > 0 ? seen.seen_replicas - 1 : 0;
+    int64_t bytes = 0;
+    for (int32_t s = 0; s < plan->num_stages; s++) {
+        bytes += plan->stages[s].rank_group == coords.pp
+                     ? plan->prediction.memory[index * plan->num_stages + s].peak_bytes
+                     : 0;
     }
     return bytes;
 }
@@ -184,6 +209,40 @@ static enum hlm_status choose_all(struct hlm_arena *arena, const struct hlm_stra
     return HLM_OK;
 }
 
+/* How far a stage has gone in the order of choose_recompute. */
+static int32_t recompute_order(const struct hlm_plan_recompute *recompute)
+{
+    return recompute->full > 0 ? recompute->full + recompute->selective + recompute->full
+                               : recompute->selective;
+}
+
+/* What fits all replicas, the most that any of them needs. */
+static enum hlm_status choose_for_all(struct hlm_arena *arena, const struct hlm_model *model,
+                                      const struct hlm_cluster *cluster,
+                                      const struct hlm_strategy *strategy,
+                                      struct hlm_plan_stage *stages, int32_t num_stages,
+                                      struct hlm_err *err)
+{
+    struct hlm_strategy placed = *strategy;
+    HLM_TRY(hlm_plan_locate(arena, cluster, &placed, stages, num_stages, err));
+    struct hlm_plan_stage *own =
+        hlm_arena_memdup(arena, stages, (size_t)num_stages * sizeof(*stages));
+    for (int32_t i = 0; i < (placed.num_replicas > 0 ? placed.num_replicas : 1); i++) {
+        const struct hlm_strategy view =
+            placed.num_replicas > 0 ? hlm_strategy_of_replicas(&placed, i) : placed;
+        const struct hlm_strategy *seen = hlm_arena_memdup(arena, &view, sizeof(view));
+        const struct hlm_pricer *const *pricers = NULL;
+        HLM_TRY(hlm_plan_pricers_new(arena, model, cluster, seen, &pricers, err));
+        HLM_TRY(choose_all(arena, seen, pricers, own, num_stages, err));
+        for (int32_t s = 0; s < num_stages; s++) {
+            const bool more = i == 0 || recompute_order(&own[s].recompute) >
+                                            recompute_order(&stages[s].recompute);
+            stages[s].recompute = more ? own[s].recompute : stages[s].recompute;
+        }
+    }
+    return HLM_OK;
+}
+
 enum hlm_status hlm_plan_even_stages(struct hlm_arena *arena, const struct hlm_model *model,
                                      const struct hlm_cluster *cluster,
                                      const struct hlm_strategy *strategy, int32_t recompute,
@@ -202,7 +261,9 @@ enum hlm_status hlm_plan_even_stages(struct hlm_arena *arena, const struct hlm_m
             .rank_group = hlm_layout_stage_rank(strategy, s),
             .first_layer = first,
             .num_layers = lengths[s],
-            .device_group = hlm_layout_device_group(strategy, cluster, s),
+            .device_group = strategy->num_replicas > 0
+                                ? strategy->replicas[0].device_group
+                                : hlm_layout_device_group(strategy, cluster, s),
             .tp = strategy->tp,
             .recompute =
                 recompute_counts(lengths[s], recompute == HLM_RECOMPUTE_SELECTIVE ? lengths[s] : 0,
@@ -210,11 +271,7 @@ enum hlm_status hlm_plan_even_stages(struct hlm_arena *arena, const struct hlm_m
         first += lengths[s];
     }
     if (recompute < 0) {
-        struct hlm_strategy *placed = hlm_arena_memdup(arena, strategy, sizeof(*strategy));
-        const struct hlm_pricer *const *pricers = NULL;
-        HLM_TRY(hlm_plan_places(arena, cluster, strategy, stages, n, &placed->places, err));
-        HLM_TRY(hlm_plan_pricers_new(arena, model, cluster, placed, &pricers, err));
-        HLM_TRY(choose_all(arena, placed, pricers, stages, n, err));
+        HLM_TRY(choose_for_all(arena, model, cluster, strategy, stages, n, err));
     }
     *out = stages;
     *out_num = n;

@@ -462,9 +462,9 @@ static bool advance(struct hlm_search_state *search, struct hlm_search_candidate
 }
 
 /* Nothing is below the cutoff, and nothing that was found is within the gap of it. */
-static bool is_beaten(const struct hlm_search_state *search, const struct hlm_search_candidate *top)
+static bool is_beaten(const struct hlm_search_state *search, double open_s)
 {
-    return top->bound_s >= search->cutoff_s && within_gap_s(search) > search->cutoff_s;
+    return open_s >= search->cutoff_s && within_gap_s(search) > search->cutoff_s;
 }
 
 /* The gap is closed, or cannot be, and the least ILP is known: no open column has a smaller bound.
@@ -472,7 +472,7 @@ static bool is_beaten(const struct hlm_search_state *search, const struct hlm_se
 static bool gap_is_done(const struct hlm_search_state *search,
                         const struct hlm_search_candidate *top)
 {
-    if (top->level == HLM_LEVEL_GIVEN_UP || is_beaten(search, top)) {
+    if (top->level == HLM_LEVEL_GIVEN_UP || is_beaten(search, top->bound_s)) {
         return true;
     }
     if (top->bound_s < hlm_search_goal_s(search)) {
@@ -629,24 +629,37 @@ static enum hlm_status explain_infeasible(struct hlm_search_state *search, struc
     return hlm_infeasible_explain(search->problem, strategies, num_strategies, err);
 }
 
+/* INFINITY: nothing is legal, or fits. */
+static double least_open_s(const struct hlm_search_state *search)
+{
+    return search->heap_size > 0 ? fmin(search->heap[0].bound_s, search->shares.bound_s)
+                                 : search->shares.bound_s;
+}
+
 static enum hlm_status search_columns(struct hlm_arena *arena, struct hlm_search_state *search,
                                       struct hlm_search_result *out, struct hlm_err *err)
 {
     const struct hlm_column_family *families = NULL;
     int32_t num_families = 0;
-    HLM_TRY(hlm_columns_families(search->kept, search->problem, &families, &num_families, err));
+    /* Where none is legal, replicas with shares of their own may be. */
+    if (hlm_columns_families(search->kept, search->problem, &families, &num_families,
+                             &search->refusal) != HLM_OK) {
+        num_families = 0;
+    }
     init_heap(search, families, num_families);
     close_gap(search);
-    if (search->heap_size > 0 && is_beaten(search, &search->heap[0])) {
-        *out = (struct hlm_search_result){.lower_bound_s = search->heap[0].bound_s};
+    hlm_search_find_shares(search);
+    const double open_s = least_open_s(search);
+    if (isfinite(open_s) && is_beaten(search, open_s)) {
+        *out = (struct hlm_search_result){.lower_bound_s = open_s};
         return HLM_OK;
     }
     find_runners_up(search);
-    if (search->certificate.num_columns == 0) {
+    if (search->certificate.num_columns + search->shares.num_columns == 0) {
         *err = search->refusal;
         return HLM_NO;
     }
-    if (search->num_planned == 0) {
+    if (isinf(hlm_search_best_step_s(search))) {
         return search->explains ? explain_infeasible(search, err)
                                 : hlm_fail(err, HLM_NO, "nothing fits");
     }
@@ -664,6 +677,7 @@ static enum hlm_status run_search(struct hlm_arena *arena, struct hlm_search_sta
     search.scratch = hlm_arena_new();
     search.is_least_proved = true;
     search.work_left = 4e8;
+    search.shares = (struct hlm_search_shares){.step_s = INFINITY, .bound_s = INFINITY};
     search.certificate =
         (struct hlm_plan_certificate){.require = search.problem->require,
                                       .runnable_only = search.problem->runnable_only,
@@ -722,11 +736,12 @@ static bool all_groups_are_known(const struct hlm_search_problem *problem,
                                  const struct hlm_plan *plan)
 {
     const int32_t num_groups = problem->cluster->num_groups;
-    bool known =
-        problem->top_k == 0 || hlm_plan_num_groups(plan->stages, plan->num_stages) == num_groups;
+    bool known = problem->top_k == 0 || hlm_plan_groups_used(&plan->strategy, plan->stages,
+                                                             plan->num_stages) == num_groups;
     for (int32_t i = 0; i < plan->num_runners_up; i++) {
         const struct hlm_plan_runner_up *runner = &plan->runners_up[i];
-        known = known || hlm_plan_num_groups(runner->stages, runner->num_stages) == num_groups;
+        known = known || hlm_plan_groups_used(&runner->strategy, runner->stages,
+                                              runner->num_stages) == num_groups;
     }
     return known;
 }

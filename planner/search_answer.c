@@ -10,7 +10,9 @@ static const double master_slack_frac = 0.005;
 
 double hlm_search_best_step_s(const struct hlm_search_state *search)
 {
-    return search->num_planned > 0 ? search->planned[0]->best_step_s : (double)INFINITY;
+    const double planned_s =
+        search->num_planned > 0 ? search->planned[0]->best_step_s : (double)INFINITY;
+    return fmin(planned_s, search->shares.step_s);
 }
 
 /* --- the master ILP --- */
@@ -109,28 +111,54 @@ static enum hlm_status solve_master(struct hlm_search_state *search, struct hlm_
 
 /* --- the answer --- */
 
-static void fill_certificate(struct hlm_search_state *search, int32_t num_solved)
+static void fill_certificate(struct hlm_search_state *search, int64_t num_solved)
 {
     struct hlm_plan_certificate *certificate = &search->certificate;
     const double step_s = hlm_search_best_step_s(search);
     const double open_s = search->heap_size > 0 ? search->heap[0].bound_s : step_s;
-    certificate->lower_bound_s = fmin(open_s, step_s);
+    certificate->lower_bound_s = fmin(fmin(open_s, search->shares.bound_s), step_s);
+    certificate->num_columns += search->shares.num_columns;
+    certificate->num_infeasible += search->shares.num_infeasible;
     certificate->gap_frac = (step_s - certificate->lower_bound_s) / step_s;
     certificate->max_gap_frac = search->problem->max_gap_frac;
     certificate->num_pruned_by_bound =
         certificate->num_columns - certificate->num_infeasible - num_solved;
 }
 
-/* The plan of a column's best partition, priced from its operators. */
-static enum hlm_status price_column(struct hlm_arena *arena, const struct hlm_search_state *search,
-                                    const struct hlm_search_column *expanded,
-                                    const struct hlm_plan **out, struct hlm_err *err)
+/* Plans of the answer, best first: those of columns, and the one of replicas with shares. */
+struct ranked_plan {
+    const struct hlm_strategy *strategy;
+    const struct hlm_plan_stage *stages;
+    int32_t num_stages;
+    double step_s;
+};
+
+static struct ranked_plan ranked_plan(const struct hlm_search_state *search, int32_t index)
+{
+    const struct hlm_search_shares *shares = &search->shares;
+    int32_t before = 0; /* columns that are no slower than the shares */
+    while (before < search->num_planned &&
+           !(shares->step_s < search->planned[before]->best_step_s * (1 - 1e-9))) {
+        before++;
+    }
+    if (isfinite(shares->step_s) && index == before) {
+        return (struct ranked_plan){&shares->strategy, shares->stages, shares->strategy.pp,
+                                    shares->step_s};
+    }
+    const bool behind = isfinite(shares->step_s) && index > before;
+    const struct hlm_search_column *expanded = search->planned[index - (behind ? 1 : 0)];
+    return (struct ranked_plan){&expanded->column.strategy, expanded->stages,
+                                hlm_column_num_stages(&expanded->column), expanded->best_step_s};
+}
+
+/* Priced from its operators. */
+static enum hlm_status price_ranked(struct hlm_arena *arena, const struct hlm_search_state *search,
+                                    const struct ranked_plan *ranked, const struct hlm_plan **out,
+                                    struct hlm_err *err)
 {
     HLM_TRY(hlm_plan_price(arena, search->problem->model, search->problem->cluster,
-                           &expanded->column.strategy, expanded->stages,
-                           hlm_column_num_stages(&expanded->column), out, NULL, err));
-    HLM_ASSERT(fabs((*out)->prediction.step_time_s - expanded->best_step_s) <=
-               1e-9 * expanded->best_step_s);
+                           ranked->strategy, ranked->stages, ranked->num_stages, out, NULL, err));
+    HLM_ASSERT(fabs((*out)->prediction.step_time_s - ranked->step_s) <= 1e-9 * ranked->step_s);
     return HLM_OK;
 }
 
@@ -139,19 +167,20 @@ static enum hlm_status price_column(struct hlm_arena *arena, const struct hlm_se
 static void add_runners_up(struct hlm_arena *arena, const struct hlm_search_state *search,
                            struct hlm_plan *plan)
 {
-    const int32_t others = search->num_planned - 1, top_k = search->problem->top_k;
+    const int32_t others = search->num_planned - (isfinite(search->shares.step_s) ? 0 : 1);
+    const int32_t top_k = search->problem->top_k;
     struct hlm_plan_runner_up *runners =
         HLM_ARENA_ARRAY(arena, struct hlm_plan_runner_up, others < top_k ? others : top_k);
     plan->num_runners_up = 0;
     for (int32_t i = 0; i < others && plan->num_runners_up < top_k; i++) {
         const struct hlm_arena_mark mark = hlm_arena_mark(search->scratch);
-        const struct hlm_search_column *expanded = search->planned[i + 1];
+        const struct ranked_plan ranked = ranked_plan(search, i + 1);
         const struct hlm_plan *priced = NULL;
         struct hlm_err unused;
-        if (price_column(search->scratch, search, expanded, &priced, &unused) == HLM_OK) {
+        if (price_ranked(search->scratch, search, &ranked, &priced, &unused) == HLM_OK) {
             runners[plan->num_runners_up++] = hlm_plan_as_runner_up(arena, priced, plan);
         } else {
-            HLM_ASSERT(expanded->column.strategy.offload != HLM_OFFLOAD_NONE);
+            HLM_ASSERT(ranked.strategy->offload != HLM_OFFLOAD_NONE);
         }
         hlm_arena_rewind(search->scratch, mark);
     }
@@ -170,12 +199,12 @@ static int32_t count_solved(const struct hlm_search_state *search)
 enum hlm_status hlm_search_answer(struct hlm_arena *arena, struct hlm_search_state *search,
                                   const struct hlm_plan **out, struct hlm_err *err)
 {
-    const struct hlm_search_column *best = search->planned[0];
+    const struct ranked_plan best = ranked_plan(search, 0);
     const struct hlm_plan *priced = NULL;
-    fill_certificate(search, count_solved(search));
-    const enum hlm_status status = price_column(arena, search, best, &priced, err);
+    fill_certificate(search, count_solved(search) + search->shares.num_open);
+    const enum hlm_status status = price_ranked(arena, search, &best, &priced, err);
     if (status != HLM_OK) {
-        HLM_ASSERT(best->column.strategy.offload != HLM_OFFLOAD_NONE);
+        HLM_ASSERT(best.strategy->offload != HLM_OFFLOAD_NONE);
         hlm_err_prefix(err, "the fastest plan");
         return status;
     }

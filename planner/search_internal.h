@@ -46,8 +46,19 @@ struct hlm_search_candidate {
     struct hlm_search_column *expanded; /* NULL up to HLM_LEVEL_CLOSED_FORM */
 };
 
+/* What is known of replicas with shares of their own (share_columns.h). */
+struct hlm_search_shares {
+    double step_s; /* of the best plan; INFINITY: none */
+    struct hlm_strategy strategy;
+    const struct hlm_plan_stage *stages;
+    double bound_s; /* no plan of them is faster; INFINITY: there are none */
+    int64_t num_columns, num_infeasible;
+    int64_t num_open; /* of these columns, looked into to the end, or open still */
+};
+
 struct hlm_search_state {
     const struct hlm_search_problem *problem;
+    struct hlm_search_shares shares;
     double cutoff_s; /* see hlm_search_below; INFINITY: none */
     bool explains;   /* says why nothing fits, which takes longer than to see that nothing does */
     struct hlm_arena *kept, *scratch;
@@ -97,6 +108,12 @@ bool hlm_search_solve_ranks(struct hlm_search_state *search, struct hlm_search_c
                             double *bound_s);
 /* From the ILP to the gap; false: too many partitions. */
 bool hlm_search_list_ranks(struct hlm_search_state *search, struct hlm_search_column *expanded);
+
+/* --- search_shares.c --- */
+
+/* Fills search->shares: looks for plans that are faster than hlm_search_goal_s, which these change.
+ * A column counts as a family member that hlm_family_bound takes. */
+void hlm_search_find_shares(struct hlm_search_state *search);
 
 /* Fills the certificate, prices the best column's plan once more and solves the master ILP. At
  * least one column is planned and solved. HLM_FAILED: the master ILP disagrees with the search. */

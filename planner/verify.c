@@ -6,6 +6,7 @@
 #include "planner/verify_offer.h"
 #include "planner/verify_prices.h"
 #include "planner/verify_ranked.h"
+#include "planner/verify_shares.h"
 #include "planner/verify_ways.h"
 
 /* Sums in another order, and GLPK's tolerance, may differ by this much. */
@@ -93,9 +94,23 @@ static enum hlm_status check_runners_up(struct hlm_arena *arena, const struct hl
 
 /* --- the certificate --- */
 
-static enum hlm_status check_sums(const struct hlm_plan_certificate *certificate, double step_s,
-                                  struct hlm_err *err)
+/* It is about strategies whose replicas are alike: their bound may be above a plan of others, and
+ * that of others, where the gap is not closed, below it. */
+static bool master_agrees(const struct hlm_plan *plan, double step_s)
 {
+    const struct hlm_plan_certificate *certificate = plan->certificate;
+    const double objective_s = certificate->master.objective_s;
+    const double within_s = step_s * (1 - certificate->max_gap_frac);
+    const bool has_shares = plan->strategy.num_replicas > 0;
+    const bool has_others = plan->cluster.num_groups > 1;
+    return (has_shares || objective_s <= step_s * (1 + slack_frac)) &&
+           (has_others ||
+            certificate->lower_bound_s >= fmin(objective_s, within_s) * (1 - slack_frac));
+}
+
+static enum hlm_status check_sums(const struct hlm_plan *plan, double step_s, struct hlm_err *err)
+{
+    const struct hlm_plan_certificate *certificate = plan->certificate;
     const double gap_frac = (step_s - certificate->lower_bound_s) / step_s;
     if (certificate->lower_bound_s > step_s * (1 + slack_frac)) {
         return hlm_fail(err, HLM_NO, "certificate.lower_bound_s = %.9g is above the step, %.9g s",
@@ -112,11 +127,7 @@ static enum hlm_status check_sums(const struct hlm_plan_certificate *certificate
                         (long long)certificate->num_columns);
     }
     const struct hlm_plan_master *master = &certificate->master;
-    if (master->status == HLM_PROOF_OPTIMAL &&
-        (master->objective_s > step_s * (1 + slack_frac) ||
-         certificate->lower_bound_s <
-             fmin(master->objective_s, step_s * (1 - certificate->max_gap_frac)) *
-                 (1 - slack_frac))) {
+    if (master->status == HLM_PROOF_OPTIMAL && !master_agrees(plan, step_s)) {
         return hlm_fail(err, HLM_NO,
                         "certificate.master.objective_s = %.9g agrees neither with the bound %.9g "
                         "nor with the step %.9g",
@@ -531,9 +542,14 @@ enum hlm_status hlm_verify_bound(struct hlm_arena *arena, const struct hlm_plan 
     audit.cache = hlm_pricer_cache_new(kept, &problem);
     audit.memo = hlm_layer_memo_new(kept);
     audit.prices = hlm_verify_prices_new(kept, &plan->model, &plan->cluster);
-    const enum hlm_status status =
+    enum hlm_status status =
         plan->cluster.num_groups > 1 ? audit_ways(&audit) : audit_columns(&audit);
     hlm_layer_memo_release(audit.memo);
+    if (status == HLM_OK && plan->cluster.num_groups > 1) {
+        struct hlm_verify_report uncounted = {0};
+        status = hlm_verify_shares(plan, audit.prices, audit.goal_s,
+                                   report == NULL ? &uncounted : report, err);
+    }
     hlm_arena_free(kept);
     return status;
 }
@@ -543,7 +559,7 @@ static enum hlm_status check_certificate(struct hlm_arena *arena, const struct h
                                          struct hlm_err *err)
 {
     const struct hlm_plan_certificate *certificate = plan->certificate;
-    HLM_TRY(check_sums(certificate, step_s, err));
+    HLM_TRY(check_sums(plan, step_s, err));
     HLM_TRY(hlm_verify_bound(arena, plan, report, err));
     if (report->num_columns != certificate->num_columns) {
         return hlm_fail(err, HLM_NO, "certificate.num_columns = %lld, but %lld are legal",

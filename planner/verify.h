@@ -7,7 +7,8 @@
  * DP that shares nothing with the search (no GLPK, none of bound.c, partition_dp.c,
  * stage_pattern.c); for the other schedules the rows are those of the search (verify_ranked.h). The
  * winner and the runners-up are priced again from their operator lists: step time, memory and
- * digests must be what the plan says, the counts and the gap must add up. What a plan that was
+ * digests must be what the plan says, the counts and the gap must add up. Replicas with shares of
+ * their own: verify_shares.h. What a plan that was
  * chosen by price says of other subclusters is checked in the same way (verify_offer.h).
  */
 #ifndef HLM_PLANNER_VERIFY_H
@@ -16,10 +17,11 @@
 #include "planner/plan.h"
 
 struct hlm_verify_report {
-    int64_t num_columns;    /* legal; the three below add up to it */
+    int64_t num_columns;    /* legal; the four below add up to it */
     int64_t num_infeasible; /* fit in no partition (of those that the closed form left) */
     int64_t num_bounded;    /* no partition below the claimed bound */
     int64_t num_winner;     /* partitions below it, all simulated to be no faster than it */
+    int64_t num_unchecked;  /* of unlike replicas, with too many plans to try: verify_shares.h */
     double least_bound_s;   /* the claim that was confirmed: no plan is faster */
     double step_time_s;     /* re-simulated */
 };

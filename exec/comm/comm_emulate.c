@@ -498,6 +498,11 @@ enum hlm_status hlm_comm_emulate_new(struct hlm_arena *arena,
         return hlm_fail(err, HLM_USAGE, "rank %" PRId32 " can't be emulated: the plan has 0 to %d",
                         config->rank, plan->num_ranks - 1);
     }
+    if (plan->strategy.num_replicas > 0) {
+        return hlm_fail(err, HLM_USAGE,
+                        "a rank of a plan whose replicas have shares of their own can't be "
+                        "emulated: run all ranks");
+    }
     struct emulate *self = HLM_ARENA_NEW(arena, struct emulate);
     *self = (struct emulate){.base = {&emulate_ops, config->rank, plan->num_ranks},
                              .plan = plan,

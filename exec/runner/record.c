@@ -6,23 +6,44 @@
 #include "exec/machine.h"
 #include "exec/runner/record_internal.h"
 
-static enum hlm_status build_actions(struct hlm_arena *arena, struct hlm_record *record,
-                                     struct hlm_err *err)
+/* actions: [pp] */
+static enum hlm_status build_list(struct hlm_arena *arena, const struct hlm_strategy *strategy,
+                                  struct hlm_rank_actions *actions, int32_t *max_events,
+                                  struct hlm_err *err)
 {
-    const struct hlm_strategy *strategy = &record->plan->strategy;
     const struct hlm_schedule *schedule = NULL;
     HLM_TRY(hlm_schedule_build(arena, strategy->schedule, strategy->pp, strategy->vpp,
                                (int32_t)strategy->num_microbatches, &schedule, err));
     schedule = hlm_schedule_lower(arena, schedule);
-    struct hlm_rank_actions *actions =
-        HLM_ARENA_ARRAY(arena, struct hlm_rank_actions, schedule->num_ranks);
     for (int32_t pp = 0; pp < schedule->num_ranks; pp++) {
         actions[pp] = hlm_plan_measured_actions(arena, schedule, pp);
-        record->max_events = actions[pp].num_actions > record->max_events ? actions[pp].num_actions
-                                                                          : record->max_events;
+        *max_events = actions[pp].num_actions > *max_events ? actions[pp].num_actions : *max_events;
+    }
+    return HLM_OK;
+}
+
+static enum hlm_status build_actions(struct hlm_arena *arena, struct hlm_record *record,
+                                     struct hlm_err *err)
+{
+    const struct hlm_strategy *strategy = &record->plan->strategy;
+    const int32_t num = strategy->num_replicas > 0 ? strategy->num_replicas : 1;
+    struct hlm_rank_actions *actions =
+        HLM_ARENA_ARRAY(arena, struct hlm_rank_actions, (int64_t)num * strategy->pp);
+    for (int32_t i = 0; i < num; i++) {
+        const struct hlm_strategy seen =
+            strategy->num_replicas > 0 ? hlm_strategy_of_replicas(strategy, i) : *strategy;
+        HLM_TRY(build_list(arena, &seen, actions + i * strategy->pp, &record->max_events, err));
     }
     record->actions = actions;
     return HLM_OK;
+}
+
+const struct hlm_rank_actions *hlm_record_list(const struct hlm_record *record, int32_t dp,
+                                               int32_t pp)
+{
+    const struct hlm_strategy *strategy = &record->plan->strategy;
+    const int32_t seen = hlm_strategy_of_replica(strategy, dp, NULL).seen_replicas;
+    return &record->actions[(seen > 0 ? seen - 1 : 0) * strategy->pp + pp];
 }
 
 enum hlm_status hlm_record_new(struct hlm_arena *arena, const struct hlm_plan *plan,
@@ -50,7 +71,7 @@ static bool same_action(struct hlm_action a, struct hlm_action b)
 void hlm_record_add(struct hlm_record *record, int32_t rank, const struct hlm_run_step *step)
 {
     const struct hlm_coords coords = hlm_layout_coords(&record->plan->strategy, rank);
-    const struct hlm_rank_actions *list = &record->actions[coords.pp];
+    const struct hlm_rank_actions *list = hlm_record_list(record, coords.dp, coords.pp);
     HLM_ASSERT(record->num_added < record->num_steps && step->num_events == list->num_actions);
     record->steps[record->num_added] =
         (struct hlm_measured_step){.step = record->num_added,
@@ -138,7 +159,8 @@ const struct hlm_record_sample *hlm_record_samples(const struct hlm_record_step 
 
 const struct hlm_rank_actions *hlm_record_actions(const struct hlm_record_step *step, int32_t rank)
 {
-    return &step->record->actions[hlm_layout_coords(&step->record->plan->strategy, rank).pp];
+    const struct hlm_coords coords = hlm_layout_coords(&step->record->plan->strategy, rank);
+    return hlm_record_list(step->record, coords.dp, coords.pp);
 }
 
 /* The stage of a rank's memory is its first. */

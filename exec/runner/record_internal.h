@@ -17,8 +17,8 @@ struct hlm_record_sample {
 struct hlm_record {
     const struct hlm_plan *plan;
     int32_t num_steps, num_warmup_steps, num_added;
-    /* What each pipeline rank measures in a step: [pp]. max_events: the most of them, by which
-     * samples are spaced. */
+    /* What each pipeline rank measures in a step: [pp], of unlike replicas [num_replicas][pp].
+     * max_events: the most of them, by which samples are spaced. */
     const struct hlm_rank_actions *actions;
     int32_t max_events;
     struct hlm_measured_step *steps;
@@ -40,6 +40,10 @@ struct hlm_record_step {
     double wall_s;
     const double *message_s; /* [dp][num_stages] measured messages; NULL: as the plan says */
 };
+
+/* The actions of a pipeline rank of a replica. */
+const struct hlm_rank_actions *hlm_record_list(const struct hlm_record *record, int32_t dp,
+                                               int32_t pp);
 
 /* The samples of a rank that ran, and its actions. */
 const struct hlm_record_sample *hlm_record_samples(const struct hlm_record_step *step,

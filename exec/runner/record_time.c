@@ -142,7 +142,10 @@ enum hlm_status hlm_record_wall(const struct hlm_record_step *step, struct hlm_m
     int32_t rank = step->emulated_rank;
     if (rank < 0) {
         HLM_TRY(hlm_plan_simulate(step->arena, step->record->plan, &simulation, err));
-        const struct hlm_coords coords = {.pp = hlm_plan_critical_rank(&simulation)};
+        struct hlm_coords coords = {.pp = hlm_plan_critical_rank(&simulation)};
+        for (int32_t i = 0; i + 1 < simulation.seen_replicas; i++) {
+            coords.dp += step->record->plan->strategy.replicas[i].dp;
+        }
         rank = hlm_layout_rank(&step->record->plan->strategy, coords);
     }
     out->parts = wall_parts(step, rank);
@@ -192,7 +195,7 @@ static double measured_s(const struct walk *walk, int32_t pp, int32_t event)
 /* Seconds that each F, B, I and W of a pipeline rank computed; NULL: it did not run. */
 static const double *pass_seconds(const struct walk *walk, int32_t pp)
 {
-    const struct hlm_rank_actions *list = &walk->step->record->actions[pp];
+    const struct hlm_rank_actions *list = hlm_record_list(walk->step->record, walk->dp, pp);
     if (!has_run(walk, pp)) {
         return NULL;
     }
@@ -233,7 +236,7 @@ static const double *durations(const struct walk *walk, int32_t pp, const double
 static void set_optimizer(const struct walk *walk, int32_t pp, double *optimizer_s)
 {
     const struct hlm_schedule *schedule = walk->simulation->schedule;
-    const int32_t last = walk->step->record->actions[pp].num_actions - 1;
+    const int32_t last = hlm_record_list(walk->step->record, walk->dp, pp)->num_actions - 1;
     double seconds = measured_s(walk, pp, last);
     for (int32_t stage = 0; stage < schedule->num_stages; stage++) {
         if (schedule->stage_rank[stage] == pp) {
@@ -299,30 +302,46 @@ static struct hlm_timeline walked_timeline(const struct walk *walk,
     return timeline;
 }
 
+/* The replica's step and, where it is the longest so far, what is told of it. */
+static enum hlm_status take_replica(const struct walk *walk, struct hlm_measurement *out,
+                                    struct hlm_err *err)
+{
+    const struct hlm_record_step *step = walk->step;
+    const int32_t num_ranks = walk->simulation->schedule->num_ranks;
+    const double **compute = HLM_ARENA_ARRAY(step->arena, const double *, num_ranks);
+    const bool alone = step->emulated_rank >= 0;
+    const int32_t pp =
+        alone ? hlm_layout_coords(&step->record->plan->strategy, step->emulated_rank).pp
+              : hlm_plan_critical_rank(walk->simulation);
+    struct hlm_sim_result result;
+    HLM_TRY(walk_replica(walk, compute, &result, err));
+    const double end_s = alone ? hlm_plan_rank_end_s(&result, pp) : result.step_s;
+    if (end_s > out->step_time_s) {
+        out->step_time_s = end_s;
+        out->parts =
+            hlm_plan_rank_parts(step->arena, walk->simulation, &result, pp, compute[pp], end_s);
+        out->timeline = walked_timeline(walk, &result, pp);
+    }
+    return HLM_OK;
+}
+
 enum hlm_status hlm_record_walk(const struct hlm_record_step *step, bool cpu_time,
                                 struct hlm_measurement *out, struct hlm_err *err)
 {
     const struct hlm_strategy *strategy = &step->record->plan->strategy;
     const bool alone = step->emulated_rank >= 0;
-    const struct hlm_coords own = hlm_layout_coords(strategy, alone ? step->emulated_rank : 0);
+    const int32_t first = alone ? hlm_layout_coords(strategy, step->emulated_rank).dp : 0;
+    const int32_t last = alone ? first : strategy->dp - 1;
     struct hlm_plan_simulation simulation;
-    HLM_TRY(hlm_plan_simulate(step->arena, step->record->plan, &simulation, err));
-    struct walk walk = {step, &simulation, cpu_time, alone ? own.dp : 0};
-    const int32_t pp = alone ? own.pp : hlm_plan_critical_rank(&simulation);
-    const double **compute =
-        HLM_ARENA_ARRAY(step->arena, const double *, simulation.schedule->num_ranks);
+    struct walk walk = {step, &simulation, cpu_time, first};
     out->step_time_s = 0.0;
     /* The slowest replica is the step. */
-    for (const int32_t last = alone ? own.dp : strategy->dp - 1; walk.dp <= last; walk.dp++) {
-        struct hlm_sim_result result;
-        HLM_TRY(walk_replica(&walk, compute, &result, err));
-        const double end_s = alone ? hlm_plan_rank_end_s(&result, pp) : result.step_s;
-        if (end_s > out->step_time_s) {
-            out->step_time_s = end_s;
-            out->parts =
-                hlm_plan_rank_parts(step->arena, &simulation, &result, pp, compute[pp], end_s);
-            out->timeline = walked_timeline(&walk, &result, pp);
+    for (; walk.dp <= last; walk.dp++) {
+        if (walk.dp == first || strategy->num_replicas > 0) {
+            HLM_TRY(hlm_plan_simulate_replica(step->arena, step->record->plan, walk.dp, &simulation,
+                                              err));
         }
+        HLM_TRY(take_replica(&walk, out, err));
     }
     out->timeline.step_s = out->step_time_s;
     fill_actions(step, cpu_time, out);

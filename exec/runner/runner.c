@@ -189,10 +189,12 @@ static enum hlm_status make_exchange(struct hlm_arena *arena, struct hlm_runner 
 static enum hlm_status build_actions(struct hlm_arena *arena, struct hlm_runner *runner,
                                      struct hlm_err *err)
 {
-    const struct hlm_strategy *strategy = &runner->state->plan->strategy;
+    const struct hlm_state *state = runner->state;
+    const struct hlm_strategy strategy =
+        hlm_strategy_of_replica(&state->plan->strategy, state->coords.dp, NULL);
     const struct hlm_schedule *schedule = NULL;
-    HLM_TRY(hlm_schedule_build(arena, strategy->schedule, strategy->pp, strategy->vpp,
-                               (int32_t)strategy->num_microbatches, &schedule, err));
+    HLM_TRY(hlm_schedule_build(arena, strategy.schedule, strategy.pp, strategy.vpp,
+                               (int32_t)strategy.num_microbatches, &schedule, err));
     schedule = hlm_schedule_lower(arena, schedule);
     runner->actions = &schedule->ranks[runner->state->coords.pp];
     const int32_t count = runner->actions->num_actions;

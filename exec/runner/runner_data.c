@@ -20,11 +20,13 @@ static struct sample_sizes sample_sizes(const struct hlm_runner *runner)
         .pixels = images ? vit->num_channels * vit->image_size * vit->image_size : 0};
 }
 
-/* Samples of this replica in a step. */
-static int64_t num_samples(const struct hlm_runner *runner)
+/* Samples of this replica in a step; *out_first: in the global batch. */
+static int64_t num_samples(const struct hlm_runner *runner, int64_t *out_first)
 {
-    const struct hlm_strategy *strategy = &runner->state->strategy;
-    return strategy->num_microbatches * strategy->microbatch_size;
+    const struct hlm_state *state = runner->state;
+    const struct hlm_strategy seen =
+        hlm_strategy_of_replica(&state->plan->strategy, state->coords.dp, out_first);
+    return seen.num_microbatches * seen.microbatch_size;
 }
 
 static bool reads_samples(const struct hlm_runner *runner)
@@ -40,7 +42,8 @@ static bool reads_samples(const struct hlm_runner *runner)
 void hlm_runner_new_data(struct hlm_arena *arena, struct hlm_runner *runner)
 {
     const struct sample_sizes sizes = sample_sizes(runner);
-    const int64_t num = reads_samples(runner) ? num_samples(runner) : 0;
+    int64_t first = 0;
+    const int64_t num = reads_samples(runner) ? num_samples(runner, &first) : 0;
     runner->tokens = HLM_ARENA_ARRAY(arena, int32_t, num * sizes.tokens);
     runner->targets = HLM_ARENA_ARRAY(arena, int32_t, num * sizes.targets);
     runner->pixels = HLM_ARENA_ARRAY(arena, char, num *sizes.pixels * runner->state->dtype_bytes);
@@ -62,8 +65,9 @@ void hlm_runner_make_data(struct hlm_runner *runner)
 {
     const struct hlm_state *state = runner->state;
     const struct sample_sizes sizes = sample_sizes(runner);
-    const int64_t num = num_samples(runner);
-    const int64_t first = runner->step * state->strategy.global_batch_size + state->coords.dp * num;
+    int64_t first = 0;
+    const int64_t num = num_samples(runner, &first);
+    first += runner->step * state->strategy.global_batch_size;
     if (!reads_samples(runner)) {
         return;
     }

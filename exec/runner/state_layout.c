@@ -257,13 +257,14 @@ int64_t hlm_state_transient_bytes(const struct hlm_state *state)
 
 /* --- the stages of the rank --- */
 
-static enum hlm_status count_slots(struct hlm_arena *arena, const struct hlm_plan *plan,
+static enum hlm_status count_slots(struct hlm_arena *arena, const struct hlm_state *state,
                                    const int32_t **out, struct hlm_err *err)
 {
-    const struct hlm_strategy *strategy = &plan->strategy;
+    const struct hlm_strategy strategy =
+        hlm_strategy_of_replica(&state->plan->strategy, state->coords.dp, NULL);
     const struct hlm_schedule *schedule = NULL;
-    HLM_TRY(hlm_schedule_build(arena, strategy->schedule, strategy->pp, strategy->vpp,
-                               (int32_t)strategy->num_microbatches, &schedule, err));
+    HLM_TRY(hlm_schedule_build(arena, strategy.schedule, strategy.pp, strategy.vpp,
+                               (int32_t)strategy.num_microbatches, &schedule, err));
     *out = hlm_schedule_in_flights(arena, schedule);
     return HLM_OK;
 }
@@ -285,7 +286,7 @@ enum hlm_status hlm_state_lay_out(struct hlm_arena *arena, struct hlm_state *sta
 {
     const struct hlm_plan *plan = state->plan;
     const int32_t *num_slots = NULL;
-    HLM_TRY(count_slots(arena, plan, &num_slots, err));
+    HLM_TRY(count_slots(arena, state, &num_slots, err));
     struct hlm_state_stage *stages =
         HLM_ARENA_ARRAY(arena, struct hlm_state_stage, plan->strategy.vpp);
     struct block_cache cache = {0};

@@ -158,6 +158,33 @@ static const struct hlm_plan_stage *with_tp_of(struct hlm_arena *arena,
     return changed;
 }
 
+/* A device group for each of the replicas, all on one machine's terms. */
+static const struct hlm_cluster *with_groups(struct hlm_arena *arena,
+                                             const struct hlm_cluster *cluster,
+                                             const struct hlm_strategy *strategy)
+{
+    const int32_t num = strategy->num_replicas;
+    struct hlm_cluster *split = hlm_arena_memdup(arena, cluster, sizeof(*cluster));
+    struct hlm_device_group *groups = HLM_ARENA_ARRAY(arena, struct hlm_device_group, num);
+    struct hlm_inter_link *links = HLM_ARENA_ARRAY(arena, struct hlm_inter_link, num * num);
+    split->num_links = 0;
+    for (int32_t i = 0; i < num; i++) {
+        struct hlm_device_group *group = &groups[strategy->replicas[i].device_group];
+        *group = cluster->groups[0];
+        group->name = hlm_arena_printf(arena, "group-%d", strategy->replicas[i].device_group);
+        group->devices_per_node = strategy->replicas[i].dp * strategy->tp * strategy->pp;
+        group->nvlink_domain = 0;
+        for (int32_t k = 0; k < i; k++) {
+            links[split->num_links++] =
+                (struct hlm_inter_link){.from = k, .to = i, .link = cluster->groups[0].intra_node};
+        }
+    }
+    split->groups = groups;
+    split->num_groups = num;
+    split->links = links;
+    return split;
+}
+
 const struct hlm_plan *golden_plan(struct hlm_arena *arena, const struct hlm_model *model,
                                    int64_t global_batch_size, int64_t seq_len,
                                    const struct golden_layout *layout)
@@ -179,12 +206,20 @@ const struct hlm_plan *golden_plan(struct hlm_arena *arena, const struct hlm_mod
                                     .seq_len = seq_len,
                                     .dtype = layout->dtype,
                                     .lowering = HLM_LOWERING_HLMPLAN};
+    strategy.replicas = layout->replicas;
+    while (strategy.num_replicas < GOLDEN_MAX_REPLICAS &&
+           layout->replicas[strategy.num_replicas].dp > 0) {
+        strategy.num_replicas++;
+    }
     hlm_strategy_complete(&strategy);
     if (hlm_strategy_check(&strategy, model, &err) != HLM_OK) {
         return NULL;
     }
     const struct hlm_cluster *cluster =
         golden_cluster(arena, (int32_t)hlm_strategy_world_size(&strategy));
+    if (strategy.num_replicas > 0) {
+        cluster = with_groups(arena, cluster, &strategy);
+    }
     const struct hlm_plan_stage *stages = NULL;
     int32_t num_stages = 0;
     const struct hlm_plan *plan = NULL;

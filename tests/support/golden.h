@@ -31,7 +31,7 @@ struct golden {
 };
 const struct golden *golden_read(struct hlm_arena *arena, const char *name);
 
-enum { GOLDEN_MAX_PP = 4 };
+enum { GOLDEN_MAX_PP = 4, GOLDEN_MAX_REPLICAS = 3 };
 
 /* What a test varies; zeros take the default (1, none, gpipe, fp32). */
 struct golden_layout {
@@ -45,6 +45,9 @@ struct golden_layout {
     int32_t ep, etp;
     /* By pipeline rank, where it differs from tp, which is then the largest of them. */
     int32_t tp_at[GOLDEN_MAX_PP];
+    /* Replicas with shares of their own, each on a device group of its own; dp 0: no more. Their dp
+     * sum to dp. */
+    struct hlm_replicas replicas[GOLDEN_MAX_REPLICAS];
 };
 
 /* A priced plan of the layout, or NULL where the layout is not legal for the model (tp does not

@@ -10,6 +10,7 @@
 #include "planner/plan_pricers.h"
 #include "planner/search.h"
 #include "tests/support/check.h"
+#include "tests/support/mixed_shares.h"
 
 enum { MIXED_MAX_STAGES = 16, MIXED_MAX_LAYERS = 8, MIXED_MAX_GROUPS = 3 };
 
@@ -82,7 +83,7 @@ struct mixed_exhaustive {
     struct mixed_stage *known; /* [stage][layers][full][selective] */
     double send_s[MIXED_MAX_STAGES], sync_s;
     bool both[MIXED_MAX_STAGES];
-    double best_s;
+    double best_s, shares_s; /* of all; of replicas with shares of their own */
     int64_t num_plans, num_columns;
 };
 
@@ -224,6 +225,7 @@ static inline void mixed_try_order(struct mixed_exhaustive *all, const int32_t *
         const int32_t cp = code / 2 + 1, dp = replicas / cp;
         const bool sp = code % 2 == 1;
         if (replicas % cp != 0 || pp > all->mixed->model.num_layers + 2 ||
+            (problem->require.pp > 0 && problem->require.pp != pp) ||
             problem->global_batch_size % (dp * problem->require.microbatch_size) != 0 ||
             (pp == 1 && problem->require.schedule != HLM_SCHEDULE_1F1B) ||
             (replicas == 1 && problem->require.zero > 0)) {
@@ -296,6 +298,11 @@ static inline struct mixed_exhaustive mixed_try_everything(struct hlm_arena *are
             }
         }
     }
+    const struct mixed_shares shares = mixed_share_everything(arena, &mixed->problem);
+    all.num_plans += shares.num_plans;
+    all.num_columns += shares.num_columns;
+    all.best_s = fmin(all.best_s, shares.best_s);
+    all.shares_s = shares.best_s;
     return all;
 }
 
