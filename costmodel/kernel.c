@@ -39,12 +39,15 @@ static double tile_compute_s(const struct hlm_device *device, const struct hlm_g
     const double num_sms = (double)device->num_sms;
     const double long_frac = product->flops / (peak_flops_per_s * throttle_start_s);
     const double slowdown = 1.0 + curve->throttle * fmax(0.0, log2(long_frac));
-    double best_s = HUGE_VAL;
+    double best_s = HUGE_VAL, sm_flops_per_s = 0.0, last_area = 0.0;
     for (size_t t = 0; t < NUM_TILES; t++) {
         const double rows = (double)tiles[t].rows, cols = (double)tiles[t].cols;
-        const double area_frac = fmin(1.0, rows * cols / (double)FULL_TILE_AREA);
-        const double sm_flops_per_s =
-            curve->flops_per_s / num_sms * (area_frac < 1.0 ? pow(area_frac, curve->depth) : 1.0);
+        if (rows * cols != last_area) { /* neighbours in the table share it: powers take long */
+            last_area = rows * cols;
+            const double area_frac = fmin(1.0, last_area / (double)FULL_TILE_AREA);
+            sm_flops_per_s = curve->flops_per_s / num_sms *
+                             (area_frac < 1.0 ? pow(area_frac, curve->depth) : 1.0);
+        }
         const double num_tiles =
             product->count * ceil_div(product->m, rows) * ceil_div(product->n, cols);
         for (size_t s = 0; s < NUM_SPLITS; s++) {
@@ -57,7 +60,7 @@ static double tile_compute_s(const struct hlm_device *device, const struct hlm_g
                 seconds +=
                     4.0 * product->count * product->m * product->n * split / curve->bytes_per_s;
             }
-            best_s = fmin(best_s, seconds);
+            best_s = seconds < best_s ? seconds : best_s;
         }
     }
     return best_s;
