@@ -74,6 +74,7 @@ static const struct hlm_gemm_curve *scale_gemm(const struct scaling *scaling,
         scaled[i].flops_per_s /= scaling->times;
         scaled[i].bytes_per_s /= scaling->times;
         scaled[i].tile_start_s *= scaling->times;
+        scaled[i].pack_s *= scaling->times;
         scaled[i].source = *scaling->source;
     }
     return scaled;

@@ -107,6 +107,13 @@ static struct product make_product(const struct hlm_op *op)
     return product;
 }
 
+/* Elements of the second operands of all products. */
+static double second_elements(const struct hlm_op *op)
+{
+    const struct product product = make_product(op);
+    return product.count * product.n * product.k;
+}
+
 static double gemm_s(const struct hlm_device *device, const struct hlm_device_dtype *row,
                      const struct hlm_op *op)
 {
@@ -120,7 +127,8 @@ static double gemm_s(const struct hlm_device *device, const struct hlm_device_dt
     const bool grouped = op->kind == HLM_OP_GROUPED_GEMM && curve->grouped_frac > 0.0;
     const double slowdown = grouped ? 1.0 / curve->grouped_frac : 1.0;
     if (curve->form == HLM_GEMM_FORM_LINEAR) {
-        return curve->t0_s + slowdown * op->flops / curve->flops_per_s + memory_s + quantise_s;
+        return curve->t0_s + slowdown * op->flops / curve->flops_per_s + memory_s +
+               curve->pack_s * second_elements(op) + quantise_s;
     }
     const struct product product = make_product(op);
     const double compute_s =

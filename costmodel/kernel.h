@@ -1,6 +1,6 @@
 /* kernel: seconds of one operator (no collective) on one device.
  *
- * GEMM, linear form: t = t0 + flops / flops_per_s + bytes / bytes_per_s.
+ * GEMM, linear form: t = t0 + flops / flops_per_s + bytes / bytes_per_s + pack_s n k.
  * GEMM, tile form, over output tiles a x b in {256x256, 256x128, 128x256, 128x128, 128x64, 64x128,
  * 64x64} and split-K q in {1, 2, 4, 8}, the least of: w = ceil(m/a) ceil(n/b) q / num_sms,
  *   waves = w < 1 ? 1 : wave_frac * ceil(w) + (1 - wave_frac) * w,

@@ -79,13 +79,6 @@ static bool op_touches(const struct hlm_op *op, int32_t tensor)
     return false;
 }
 
-/* What an operator takes in whatever pass: a collective its seconds; a kernel its seconds and
- * launches, and by how much a ring of context parallelism beside it takes longer. */
-struct op_price {
-    double seconds, ring_s;
-    int64_t launches;
-};
-
 static double op_collective_s(const struct hlm_pricer *pricer, const struct hlm_op *op)
 {
     const struct hlm_group_shape shape =
@@ -134,28 +127,57 @@ static double op_ring_s(const struct hlm_pricer *pricer, const struct hlm_op *op
     return hlm_dp_exposed_s(attention_s, (backward ? 2.0 : 1.0) * round_s);
 }
 
-static struct op_price price_op(const struct hlm_pricer *pricer, const struct hlm_op *op)
+static struct hlm_op_price price_op(const struct hlm_pricer *pricer, const struct hlm_op *op)
 {
     const struct hlm_device *device = &pricer->cluster->groups[pricer->device_group].device;
     if (hlm_op_is_collective(op->kind)) {
-        return (struct op_price){.seconds = op_collective_s(pricer, op)};
+        return (struct hlm_op_price){.seconds = op_collective_s(pricer, op)};
     }
     const double seconds = hlm_kernel_seconds(device, op);
-    return (struct op_price){seconds, op_ring_s(pricer, op, seconds),
-                             hlm_kernel_launches(device, op)};
+    return (struct hlm_op_price){seconds, op_ring_s(pricer, op, seconds),
+                                 hlm_kernel_launches(device, op)};
 }
 
-static const struct op_price *price_ops(struct hlm_arena *arena, const struct hlm_pricer *pricer,
-                                        const struct hlm_op *ops, int32_t num_ops)
+static struct hlm_op_price *price_ops(struct hlm_arena *arena, const struct hlm_pricer *pricer,
+                                      const struct hlm_op *ops, int32_t num_ops)
 {
-    struct op_price *prices = HLM_ARENA_ARRAY(arena, struct op_price, num_ops);
+    struct hlm_op_price *prices = HLM_ARENA_ARRAY(arena, struct hlm_op_price, num_ops);
     for (int32_t i = 0; i < num_ops; i++) {
         prices[i] = price_op(pricer, &ops[i]);
     }
     return prices;
 }
 
-static void walk_op(struct pass_walk *walk, const struct hlm_op *op, const struct op_price *price)
+struct hlm_block_prices hlm_block_prices_new(struct hlm_arena *arena,
+                                             const struct hlm_pricer *pricer,
+                                             const struct hlm_block *block)
+{
+    return (struct hlm_block_prices){
+        price_ops(arena, pricer, block->forward, block->num_forward),
+        price_ops(arena, pricer, block->backward, block->num_backward)};
+}
+
+static void move_ops(const struct hlm_pricer *pricer, const struct hlm_op *ops, int32_t num_ops,
+                     struct hlm_op_price *prices)
+{
+    for (int32_t i = 0; i < num_ops; i++) {
+        if (hlm_op_is_collective(ops[i].kind)) {
+            prices[i].seconds = op_collective_s(pricer, &ops[i]);
+        } else {
+            prices[i].ring_s = op_ring_s(pricer, &ops[i], prices[i].seconds);
+        }
+    }
+}
+
+void hlm_block_prices_move(const struct hlm_pricer *pricer, const struct hlm_block *block,
+                           struct hlm_block_prices *prices)
+{
+    move_ops(pricer, block->forward, block->num_forward, prices->forward);
+    move_ops(pricer, block->backward, block->num_backward, prices->backward);
+}
+
+static void walk_op(struct pass_walk *walk, const struct hlm_op *op,
+                    const struct hlm_op_price *price)
 {
     if (walk->hidden_tensor >= 0 && op_touches(op, walk->hidden_tensor)) {
         walk_expose_hidden(walk);
@@ -172,7 +194,7 @@ static void walk_op(struct pass_walk *walk, const struct hlm_op *op, const struc
 
 /* Prices the operators of one pass whose part is wanted (mask of 1 << hlm_op_part). */
 static struct hlm_pass_cost price_pass(const struct hlm_pricer *pricer, const struct hlm_op *ops,
-                                       const struct op_price *prices, int32_t num_ops,
+                                       const struct hlm_op_price *prices, int32_t num_ops,
                                        unsigned parts, int64_t *out_launches)
 {
     struct pass_walk walk = {.pricer = pricer,
@@ -194,16 +216,14 @@ static struct hlm_pass_cost price_pass(const struct hlm_pricer *pricer, const st
     return walk.cost;
 }
 
-/* The passes of a block, as its operators alone have them. */
-void hlm_price_passes(struct hlm_arena *arena, const struct hlm_pricer *pricer,
-                      const struct hlm_block *block, struct hlm_block_cost *out)
+void hlm_price_passes(const struct hlm_pricer *pricer, const struct hlm_block *block,
+                      const struct hlm_block_prices *prices, struct hlm_block_cost *out)
 {
     const unsigned input = 1U << HLM_PART_INPUT_GRAD, weight = 1U << HLM_PART_WEIGHT_GRAD;
     const unsigned forward = 1U << HLM_PART_FORWARD;
-    const struct op_price *down = price_ops(arena, pricer, block->forward, block->num_forward);
-    const struct op_price *up = price_ops(arena, pricer, block->backward, block->num_backward);
+    const struct hlm_op_price *up = prices->backward;
     int64_t unused = 0;
-    out->forward = price_pass(pricer, block->forward, down, block->num_forward, forward,
+    out->forward = price_pass(pricer, block->forward, prices->forward, block->num_forward, forward,
                               &out->num_kernels_forward);
     out->backward = price_pass(pricer, block->backward, up, block->num_backward,
                                forward | input | weight, &out->num_kernels_backward);

@@ -41,7 +41,8 @@ static void price_block(struct hlm_arena *arena, const struct hlm_pricer *pricer
 {
     struct hlm_block_cost *cost = &out->cost;
     *cost = (struct hlm_block_cost){0};
-    hlm_price_passes(arena, pricer, block, cost);
+    const struct hlm_block_prices prices = hlm_block_prices_new(arena, pricer, block);
+    hlm_price_passes(pricer, block, &prices, cost);
     for (int32_t form = 0; form < NUM_FORMS; form++) {
         struct hlm_block_memory memory;
         hlm_block_memory_of(arena, block, form == 1, &memory);
@@ -267,21 +268,37 @@ void hlm_pricer_reuse(const struct hlm_pricer *priced, const struct hlm_strategy
     finish_blocks(out);
 }
 
-enum hlm_status hlm_pricer_least_s(struct hlm_arena *scratch, const struct hlm_model *model,
-                                   const struct hlm_strategy *strategy,
-                                   const struct hlm_cluster *cluster, int32_t device_group,
-                                   enum hlm_block_kind kind, double *out_s, struct hlm_err *err)
+/* --- least layers --- */
+
+struct hlm_least_layer {
+    struct hlm_pricer pricer; /* its strategy is gone, but for the call that uses it */
+    const struct hlm_block *block;
+    struct hlm_block_prices prices;
+};
+
+enum hlm_status hlm_least_layer_new(struct hlm_arena *arena, const struct hlm_model *model,
+                                    const struct hlm_strategy *strategy,
+                                    const struct hlm_cluster *cluster, int32_t device_group,
+                                    enum hlm_block_kind kind, struct hlm_least_layer **out,
+                                    struct hlm_err *err)
 {
-    struct hlm_pricer pricer;
-    HLM_TRY(start_pricer(model, strategy, cluster, device_group, &pricer, err));
-    const struct hlm_lowering_input input = lowering_input(&pricer);
-    const struct hlm_arena_mark mark = hlm_arena_mark(scratch);
-    const struct hlm_block *block = NULL;
-    struct hlm_block_cost cost;
-    HLM_TRY(hlm_lowering_block(scratch, &input, kind, HLM_RECOMPUTE_NONE, &block, err));
-    hlm_price_passes(scratch, &pricer, block, &cost);
-    *out_s = cost.forward.seconds +
-             fmin(cost.backward.seconds, cost.input_grad.seconds + cost.weight_grad.seconds);
-    hlm_arena_rewind(scratch, mark);
+    struct hlm_least_layer *least = HLM_ARENA_NEW(arena, struct hlm_least_layer);
+    HLM_TRY(start_pricer(model, strategy, cluster, device_group, &least->pricer, err));
+    const struct hlm_lowering_input input = lowering_input(&least->pricer);
+    HLM_TRY(hlm_lowering_block(arena, &input, kind, HLM_RECOMPUTE_NONE, &least->block, err));
+    least->prices = hlm_block_prices_new(arena, &least->pricer, least->block);
+    *out = least;
     return HLM_OK;
+}
+
+double hlm_least_layer_s(struct hlm_least_layer *least, const struct hlm_strategy *strategy)
+{
+    struct hlm_block_cost cost;
+    least->pricer.strategy = strategy;
+    least->pricer.stage =
+        stage_of_group(strategy, least->pricer.cluster, least->pricer.device_group);
+    hlm_block_prices_move(&least->pricer, least->block, &least->prices);
+    hlm_price_passes(&least->pricer, least->block, &least->prices, &cost);
+    return cost.forward.seconds +
+           fmin(cost.backward.seconds, cost.input_grad.seconds + cost.weight_grad.seconds);
 }

@@ -21,9 +21,28 @@ static inline int64_t hlm_align_bytes(double bytes)
     return (whole + HLM_ALIGNMENT_BYTES - 1) / HLM_ALIGNMENT_BYTES * HLM_ALIGNMENT_BYTES;
 }
 
+/* What an operator takes in whatever pass: a collective its seconds; a kernel its seconds and
+ * launches, and by how much a ring of context parallelism beside it takes longer. */
+struct hlm_op_price {
+    double seconds, ring_s;
+    int64_t launches;
+};
+
+/* Of all operators of a block, in their order. */
+struct hlm_block_prices {
+    struct hlm_op_price *forward, *backward;
+};
+struct hlm_block_prices hlm_block_prices_new(struct hlm_arena *arena,
+                                             const struct hlm_pricer *pricer,
+                                             const struct hlm_block *block);
+
+/* The same for a strategy whose groups have the sizes that they had, but lie on other nodes. */
+void hlm_block_prices_move(const struct hlm_pricer *pricer, const struct hlm_block *block,
+                           struct hlm_block_prices *prices);
+
 /* Sets the passes of a block and their launches, as its operators alone have them. */
-void hlm_price_passes(struct hlm_arena *arena, const struct hlm_pricer *pricer,
-                      const struct hlm_block *block, struct hlm_block_cost *out);
+void hlm_price_passes(const struct hlm_pricer *pricer, const struct hlm_block *block,
+                      const struct hlm_block_prices *prices, struct hlm_block_cost *out);
 
 /* Adds what sharing does to a block that has its passes, elements and transient bytes. `units`: of
  * sets that share in turn, not padded. */

@@ -104,16 +104,20 @@ hlm_pricer_init(struct hlm_arena *arena, const struct hlm_model *model,
 void hlm_pricer_reuse(const struct hlm_pricer *priced, const struct hlm_strategy *strategy,
                       struct hlm_pricer *out);
 
-/* What a block takes at the least for a microbatch, forward and backward (in halves where these
- * take less), in whatever recompute mode, schedule and sharing of states: without recompute, which
- * only adds operators, and before all that sharing and frameworks add. A small part of the work of
- * hlm_pricer_init; errors as there. */
-HLM_MUST_CHECK enum hlm_status hlm_pricer_least_s(struct hlm_arena *scratch,
-                                                  const struct hlm_model *model,
-                                                  const struct hlm_strategy *strategy,
-                                                  const struct hlm_cluster *cluster,
-                                                  int32_t device_group, enum hlm_block_kind kind,
-                                                  double *out_s, struct hlm_err *err);
+/* A layer that is lowered and whose kernels are priced, to find what it takes at the least under
+ * many strategies: errors as hlm_pricer_init, a small part of its work. Lives in the arena. */
+struct hlm_least_layer;
+HLM_MUST_CHECK enum hlm_status
+hlm_least_layer_new(struct hlm_arena *arena, const struct hlm_model *model,
+                    const struct hlm_strategy *strategy, const struct hlm_cluster *cluster,
+                    int32_t device_group, enum hlm_block_kind kind, struct hlm_least_layer **out,
+                    struct hlm_err *err);
+
+/* What it takes at the least for a microbatch, forward and backward (in halves where these take
+ * less), in whatever recompute mode, schedule and sharing of states: without recompute, which only
+ * adds operators, and before all that sharing and frameworks add. The strategy differs from that of
+ * the layer in dp, pp, zero, the number of microbatches, and so in where groups stand, alone. */
+double hlm_least_layer_s(struct hlm_least_layer *least, const struct hlm_strategy *strategy);
 
 /* What a stage holds: counts of layers by kind (dense, moe) and recompute mode. */
 struct hlm_stage_shape {

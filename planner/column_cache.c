@@ -99,8 +99,9 @@ static void add_group(struct key *key, const struct hlm_pricer_cache *cache,
 
 /* What the operators of layers depend on. `strategy` as pipeline rank pp sees it, the first of
  * those that are alike; so below. */
-static struct key layer_key(const struct hlm_pricer_cache *cache,
-                            const struct hlm_strategy *strategy, int32_t pp)
+/* What the operators of a layer and the prices of its kernels depend on. */
+static struct key kernels_key(const struct hlm_pricer_cache *cache,
+                              const struct hlm_strategy *strategy, int32_t pp)
 {
     struct key key = {.num = 0};
     key_add(&key, hlm_layout_device_group(strategy, cache->problem->cluster, pp));
@@ -110,6 +111,13 @@ static struct key layer_key(const struct hlm_pricer_cache *cache,
     key_add(&key, strategy->ep);
     key_add(&key, strategy->etp);
     key_add(&key, strategy->sp ? 1 : 0);
+    return key;
+}
+
+static struct key layer_key(const struct hlm_pricer_cache *cache,
+                            const struct hlm_strategy *strategy, int32_t pp)
+{
+    struct key key = kernels_key(cache, strategy, pp);
     add_group(&key, cache, strategy, pp, HLM_GROUP_TP);
     add_group(&key, cache, strategy, pp, HLM_GROUP_EP);
     add_group(&key, cache, strategy, pp, HLM_GROUP_CP);
@@ -201,7 +209,48 @@ const struct hlm_cached_pricer *hlm_cache_pricer(struct hlm_pricer_cache *cache,
     return &made->value;
 }
 
+struct hlm_layer_memo {
+    struct hlm_arena *arena; /* of the layer alone */
+    struct key key;
+    struct hlm_least_layer *layer; /* NULL: none yet, or the cost model refuses */
+};
+
+struct hlm_layer_memo *hlm_layer_memo_new(struct hlm_arena *arena)
+{
+    struct hlm_layer_memo *memo = HLM_ARENA_NEW(arena, struct hlm_layer_memo);
+    memo->arena = hlm_arena_new();
+    return memo;
+}
+
+void hlm_layer_memo_release(struct hlm_layer_memo *memo)
+{
+    hlm_arena_free(memo->arena);
+}
+
+/* The layer that was asked for last, or a new one in its place. */
+static struct hlm_least_layer *find_layer(const struct hlm_pricer_cache *cache,
+                                          struct hlm_layer_memo *memo,
+                                          const struct hlm_strategy *strategy, int32_t kind,
+                                          struct hlm_err *err)
+{
+    const struct hlm_cluster *cluster = cache->problem->cluster;
+    const struct key key = kernels_key(cache, strategy, 0);
+    if (memo->layer == NULL || !same_key(&memo->key, &key)) {
+        hlm_arena_free(memo->arena);
+        memo->arena = hlm_arena_new();
+        memo->key = key;
+        memo->layer = NULL;
+        if (hlm_least_layer_new(memo->arena, cache->problem->model, strategy, cluster,
+                                hlm_layout_device_group(strategy, cluster, 0),
+                                hlm_layer_blocks[kind], &memo->layer, err) != HLM_OK) {
+            return NULL;
+        }
+    }
+    return memo->layer;
+}
+
 static const struct least_entry *find_least(struct hlm_pricer_cache *cache,
+                                            struct hlm_layer_memo *memo,
                                             const struct hlm_strategy *strategy, int32_t kind,
                                             struct hlm_err *err)
 {
@@ -215,18 +264,17 @@ static const struct least_entry *find_least(struct hlm_pricer_cache *cache,
     struct least_entry *made = HLM_ARENA_NEW(cache->arena, struct least_entry);
     *made = (struct least_entry){.key = key, .older = cache->tables->least[bucket]};
     cache->tables->least[bucket] = made;
-    made->refused =
-        hlm_pricer_least_s(cache->arena, cache->problem->model, strategy, cache->problem->cluster,
-                           hlm_layout_device_group(strategy, cache->problem->cluster, 0),
-                           hlm_layer_blocks[kind], &made->seconds, err) != HLM_OK;
+    struct hlm_least_layer *layer = find_layer(cache, memo, strategy, kind, err);
+    made->refused = layer == NULL;
+    made->seconds = layer == NULL ? 0.0 : hlm_least_layer_s(layer, strategy);
     return made;
 }
 
-enum hlm_status hlm_cache_least_s(struct hlm_pricer_cache *cache,
+enum hlm_status hlm_cache_least_s(struct hlm_pricer_cache *cache, struct hlm_layer_memo *memo,
                                   const struct hlm_strategy *strategy, int32_t kind, double *out_s,
                                   struct hlm_err *err)
 {
-    const struct least_entry *least = find_least(cache, strategy, kind, err);
+    const struct least_entry *least = find_least(cache, memo, strategy, kind, err);
     *out_s = least->seconds;
     return least->refused ? HLM_NO : HLM_OK;
 }

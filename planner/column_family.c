@@ -76,7 +76,7 @@ static double least_sync_s(const struct hlm_pricer *pricer)
     return fmin(hlm_stage_sync_s(pricer), hlm_stage_sync_s(&other));
 }
 
-enum hlm_status hlm_family_floor(struct hlm_pricer_cache *cache,
+enum hlm_status hlm_family_floor(struct hlm_pricer_cache *cache, struct hlm_layer_memo *memo,
                                  const struct hlm_strategy *strategy, double *out_s,
                                  struct hlm_err *err)
 {
@@ -87,7 +87,7 @@ enum hlm_status hlm_family_floor(struct hlm_pricer_cache *cache,
     int32_t count = 0;
     const int32_t kind = frequent_kind(cache, &count), p = strategy->pp;
     double least_s = 0.0;
-    HLM_TRY(hlm_cache_least_s(cache, strategy, kind, &least_s, err));
+    HLM_TRY(hlm_cache_least_s(cache, memo, strategy, kind, &least_s, err));
     *out_s = (double)strategy->num_microbatches * ((count + p - 1) / p) * least_s;
     return HLM_OK;
 }

@@ -47,8 +47,8 @@ const struct hlm_cached_pricer *hlm_cache_pricer(struct hlm_pricer_cache *cache,
                                                  const struct hlm_strategy *strategy, int32_t pp);
 
 /* The least seconds of a layer of this kind on pipeline rank 0. HLM_NO: the cost model refuses (err
- * is set the first time that it is asked). */
-enum hlm_status hlm_cache_least_s(struct hlm_pricer_cache *cache,
+ * is set the first time that it is asked). memo: column_placement.h. */
+enum hlm_status hlm_cache_least_s(struct hlm_pricer_cache *cache, struct hlm_layer_memo *memo,
                                   const struct hlm_strategy *strategy, int32_t kind, double *out_s,
                                   struct hlm_err *err);
 

@@ -18,10 +18,17 @@ struct hlm_pricer_cache;
 struct hlm_pricer_cache *hlm_pricer_cache_new(struct hlm_arena *arena,
                                               const struct hlm_search_problem *problem);
 
+/* The layer that a floor looked at, with the prices of its kernels: floors that are asked for one
+ * after the other, of strategies that differ in dp and pp alone, share it. To be released. */
+struct hlm_layer_memo;
+struct hlm_layer_memo *hlm_layer_memo_new(struct hlm_arena *arena);
+void hlm_layer_memo_release(struct hlm_layer_memo *memo);
+
 /* The same bound as hlm_family_bound from the layers of the frequent kind alone, of which some rank
  * has ceil(count / pp), without recompute, which only adds work: cheaper, as nothing else is
  * priced. HLM_NO: the cost model refuses it. */
 HLM_MUST_CHECK enum hlm_status hlm_family_floor(struct hlm_pricer_cache *cache,
+                                                struct hlm_layer_memo *memo,
                                                 const struct hlm_strategy *strategy, double *out_s,
                                                 struct hlm_err *err);
 

@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/fmt.h"
@@ -550,16 +551,68 @@ static void find_runners_up(struct hlm_search_state *search)
     }
 }
 
+/* A family in the order of what the kernels of its layers depend on. */
+struct family_order {
+    int64_t fields[6];
+    int32_t family;
+};
+
+static int compare_families(const void *a, const void *b)
+{
+    const struct family_order *left = a, *right = b;
+    for (size_t i = 0; i < sizeof(left->fields) / sizeof(left->fields[0]); i++) {
+        if (left->fields[i] != right->fields[i]) {
+            return left->fields[i] < right->fields[i] ? -1 : 1;
+        }
+    }
+    return left->family < right->family ? -1 : 1;
+}
+
+static const struct family_order *order_families(struct hlm_arena *arena,
+                                                 const struct hlm_column_family *families,
+                                                 int32_t num_families)
+{
+    struct family_order *order = HLM_ARENA_ARRAY(arena, struct family_order, num_families);
+    for (int32_t i = 0; i < num_families; i++) {
+        const struct hlm_strategy *at = &families[i].strategy;
+        order[i] = (struct family_order){
+            {at->microbatch_size, at->tp, at->cp, at->ep, at->etp, at->sp ? 1 : 0}, i};
+    }
+    qsort(order, (size_t)num_families, sizeof(*order), compare_families);
+    return order;
+}
+
+/* The floors of all families, those that share kernels one after the other; NAN: the cost model
+ * refuses it. */
+static const double *find_floors(struct hlm_search_state *search,
+                                 const struct hlm_column_family *families, int32_t num_families)
+{
+    const struct family_order *order = order_families(search->kept, families, num_families);
+    struct hlm_layer_memo *memo = hlm_layer_memo_new(search->kept);
+    double *floors = HLM_ARENA_ARRAY(search->kept, double, num_families);
+    for (int32_t i = 0; i < num_families; i++) {
+        const int32_t family = order[i].family;
+        search->certificate.num_bounds++;
+        if (hlm_family_floor(search->cache, memo, &families[family].strategy, &floors[family],
+                             &search->refusal) != HLM_OK) {
+            floors[family] = NAN;
+        }
+    }
+    hlm_layer_memo_release(memo);
+    return floors;
+}
+
 static void init_heap(struct hlm_search_state *search, const struct hlm_column_family *families,
                       int32_t num_families)
 {
+    const double *floors = find_floors(search, families, num_families);
     int64_t index = 0;
     for (int32_t i = 0; i < num_families; i++) {
-        struct hlm_search_candidate candidate = {
-            .index = index, .family = &families[i], .level = HLM_LEVEL_UNPRICED};
-        search->certificate.num_bounds++;
-        if (hlm_family_floor(search->cache, &families[i].strategy, &candidate.bound_s,
-                             &search->refusal) == HLM_OK) {
+        if (!isnan(floors[i])) {
+            const struct hlm_search_candidate candidate = {.index = index,
+                                                           .family = &families[i],
+                                                           .level = HLM_LEVEL_UNPRICED,
+                                                           .bound_s = floors[i]};
             heap_push(search, &candidate);
             search->num_families_left++;
             search->certificate.num_columns += families[i].num_members;

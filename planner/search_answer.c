@@ -6,7 +6,7 @@
 enum { MAX_MASTER_NODES = 2000, MAX_MASTER_COLUMNS = 32 };
 /* Columns take part in the master ILP when their bound is within this of the least ILP objective:
  * some that lost narrowly too, so that its choice is one. */
-static const double master_slack_frac = 0.02;
+static const double master_slack_frac = 0.005;
 
 double hlm_search_best_step_s(const struct hlm_search_state *search)
 {

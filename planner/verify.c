@@ -143,6 +143,7 @@ struct audit {
     struct hlm_arena *arena;
     struct hlm_verify_prices *prices;
     struct hlm_pricer_cache *cache; /* for ranked columns */
+    struct hlm_layer_memo *memo;    /* for floors of families */
     double goal_s;
     const struct hlm_verify_way *way; /* of the strategies at hand; NULL on one device group */
     struct hlm_verify_report *report; /* NULL: columns that a family's floor bounds are not counted,
@@ -399,7 +400,7 @@ static enum hlm_status audit_family(struct audit *audit, struct hlm_strategy fam
     family.schedule = HLM_SCHEDULE_1F1B;
     hlm_strategy_complete(&family);
     if (hlm_strategy_check(&family, &audit->plan->model, NULL) != HLM_OK ||
-        hlm_family_floor(audit->cache, &family, &floor_s, &reason) != HLM_OK) {
+        hlm_family_floor(audit->cache, audit->memo, &family, &floor_s, &reason) != HLM_OK) {
         return HLM_OK;
     }
     if (floor_s < audit->goal_s) {
@@ -539,9 +540,11 @@ enum hlm_status hlm_verify_bound(struct hlm_arena *arena, const struct hlm_plan 
                                                .require = certificate->require};
     struct hlm_arena *kept = hlm_arena_new(); /* the audit rewinds its own */
     audit.cache = hlm_pricer_cache_new(kept, &problem);
+    audit.memo = hlm_layer_memo_new(kept);
     audit.prices = hlm_verify_prices_new(kept, &plan->model, &plan->cluster);
     enum hlm_status status =
         plan->cluster.num_groups > 1 ? audit_ways(&audit) : audit_columns(&audit);
+    hlm_layer_memo_release(audit.memo);
     if (status == HLM_OK && plan->cluster.num_groups > 1) {
         struct hlm_verify_report uncounted = {0};
         status = hlm_verify_shares(plan, audit.prices, audit.goal_s,

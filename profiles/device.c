@@ -84,6 +84,9 @@ static const struct hlm_json_field gemm_fields[] = {
                     "Rate of grouped products (experts) over that of one; 0: the same."),
     OPTIONAL_NUMBER(T, quantise_bytes, 0.0, 100.0,
                     "Extra traffic per element of the [m, k] operand, in bytes (fp8)."),
+    OPTIONAL_NUMBER(
+        T, pack_s, 0.0, 1e-6,
+        "Seconds per element of the second operand, packed for every product (linear)."),
     SOURCE(T, source, "Where the curve comes from."),
     {.name = NULL},
 };

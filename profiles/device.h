@@ -61,6 +61,10 @@ struct hlm_gemm_curve {
     /* both forms: extra traffic per element of the [m, k] operand, paid before the product starts
      * (quantisation to fp8); 0: none */
     double quantise_bytes;
+    /* linear form only: seconds per element of the second operand ([n, k], or [k, n]), which a
+     * CPU's library brings near and packs for every product, however few rows it then serves; 0:
+     * none */
+    double pack_s;
     struct hlm_source source;
 };
 

@@ -185,20 +185,22 @@ bool hlm_fit_gemm(struct hlm_arena *arena, const struct hlm_profiler_sample *sam
     for (int32_t i = 0; i < num_samples; i++) {
         const struct hlm_op *op = samples[i].op;
         if (op->kind == HLM_OP_GEMM && op->layout == layout) {
-            rows[num++] = (struct hlm_fit_sample){.term = {1.0, op->flops, op->bytes},
-                                                  .seconds = samples[i].seconds};
+            rows[num++] = (struct hlm_fit_sample){
+                .term = {1.0, op->flops, op->bytes, (double)op->n * (double)op->k},
+                .seconds = samples[i].seconds};
         }
     }
     if (num == 0) {
         return false;
     }
-    const struct hlm_fit fit = hlm_fit_relative(rows, num, 3, arena);
+    const struct hlm_fit fit = hlm_fit_relative(rows, num, 4, arena);
     *out = (struct hlm_gemm_curve){
         .layout = layout,
         .form = HLM_GEMM_FORM_LINEAR,
         .t0_s = fit.coefficient[0],
         .flops_per_s = rate_of(fit.coefficient[1]),
         .bytes_per_s = rate_of(fit.coefficient[2]),
+        .pack_s = fit.coefficient[3],
         .source = {.num_samples = num, .spread_frac = fit.spread_frac},
     };
     return true;

@@ -2,6 +2,7 @@
 #include "planner/verify.h"
 #include "tests/support/mixed_problem.h"
 #include "tests/support/placement.h"
+#include "tests/support/share.h"
 
 struct tally {
     int64_t num_plans;
@@ -71,7 +72,7 @@ static void gap_0_is_the_best_of_all_plans(void **state)
     enum { NUM_PROBLEMS = 200 };
     struct hlm_rng rng = {placement_seed(20), 0};
     struct tally tally = {0};
-    for (int i = 0; i < NUM_PROBLEMS; i++) {
+    for (int i = 0; i < share_of(NUM_PROBLEMS); i++) {
         struct hlm_arena *arena = hlm_arena_new();
         struct mixed_problem mixed;
         mixed_problem_random(arena, &rng, &mixed);
@@ -82,8 +83,10 @@ static void gap_0_is_the_best_of_all_plans(void **state)
                   "one, %d with recompute, %d with shares, %d not checked in full\n",
                   (long long)tally.num_plans, tally.num_fit, tally.num_mixed, tally.num_idle,
                   tally.num_recomputing, tally.num_shares, tally.num_unchecked);
-    assert_true(tally.num_fit >= 50 && tally.num_mixed >= 5 && tally.num_idle >= 5);
-    assert_true(tally.num_recomputing >= 5 && tally.num_shares >= 5);
+    assert_true(tally.num_fit >= share_of(50));
+    assert_true((tally.num_mixed >= 5 && tally.num_idle >= 5 && tally.num_recomputing >= 5 &&
+                 tally.num_shares >= 5) ||
+                !share_is_whole());
 }
 
 /* More often the best: more replicas, and what only they can do. */
@@ -93,7 +96,7 @@ static void shares_are_the_best_of_all_plans(void **state)
     enum { NUM_PROBLEMS = 24 };
     struct hlm_rng rng = {placement_seed(24), 0};
     struct tally tally = {0};
-    for (int i = 0; i < NUM_PROBLEMS; i++) {
+    for (int i = 0; i < share_of(NUM_PROBLEMS); i++) {
         struct hlm_arena *arena = hlm_arena_new();
         struct mixed_problem mixed;
         mixed_problem_random(arena, &rng, &mixed);
@@ -115,7 +118,8 @@ static void shares_are_the_best_of_all_plans(void **state)
                   "checked in full\n",
                   (long long)tally.num_plans, tally.num_fit, tally.num_shares,
                   tally.num_recomputing, tally.num_unchecked);
-    assert_true(tally.num_shares >= 6 && tally.num_unchecked == 0);
+    assert_true(tally.num_unchecked == 0);
+    assert_true(tally.num_shares >= 6 || !share_is_whole());
 }
 
 int main(void)

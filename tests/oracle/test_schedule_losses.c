@@ -61,7 +61,6 @@ static void sweep_model(const char *name, const struct extent *extent, train_bac
     int32_t num_run = 0, turn = 0;
     for (size_t i = 0; i < extent->num_batches; i++) {
         struct sweep sweep = sweep_new(name, 10, extent->batches[i]);
-        sweep.num_steps = 3; /* the third sees what the update did to moments */
         for (int32_t pp = 1; pp <= extent->max_pp; pp *= 2) {
             sweep_schedules(&sweep, pp, &turn, backend);
         }

@@ -3,6 +3,7 @@
 #include "exec/runner/state.h"
 #include "tests/support/check.h"
 #include "tests/support/golden.h"
+#include "tests/support/share.h"
 
 enum { SEED = 11 };
 
@@ -10,6 +11,7 @@ struct fixture {
     struct hlm_arena *arena;
     struct hlm_backend *backend;
     struct hlm_backend_ops ops; /* of a backend that has every dtype */
+    int32_t num_layouts;        /* of the long test, with those that the build passes over */
     int32_t num_checked;
 };
 
@@ -141,7 +143,9 @@ static void check_schedules(struct fixture *fixture, const char *name,
             layout.pp = pp;
             layout.vpp = chunks.min;
             layout.schedule = (enum hlm_schedule_kind)kind;
-            check_layout(fixture, name, 16, &layout);
+            if (share_has(fixture->num_layouts++)) {
+                check_layout(fixture, name, 16, &layout);
+            }
         }
     }
 }
@@ -164,7 +168,7 @@ static void test_all(void **state)
             check_schedules(fixture, models[m], &beside[i]);
         }
     }
-    assert_true(fixture->num_checked > 1000);
+    assert_true(fixture->num_checked > share_of(1000));
 }
 
 /* Each pipeline rank with a tp of its own. */

@@ -34,7 +34,6 @@ static void sweep_model(const char *name, int32_t first, int32_t stride, int32_t
                         train_backend_fn *backend)
 {
     struct sweep sweep = sweep_new(name, 6, 8);
-    sweep.num_steps = 3;
     for (int32_t i = first; i < NUM_WAYS * NUM_BESIDE; i += stride) {
         const struct way *way = &ways[i % NUM_WAYS];
         struct golden_layout layout = beside[i % NUM_BESIDE];

@@ -3,6 +3,7 @@
  * proved, so nothing here depends on how well a search went. */
 #include "planner/explain.h"
 #include "tests/support/placement.h"
+#include "tests/support/share.h"
 #include "tests/support/small_problem.h"
 
 enum { NUM_PROBLEMS = 60, NUM_PAIRS = 200 };
@@ -89,7 +90,7 @@ static void better_inputs_are_never_slower(void **state)
     (void)state;
     struct hlm_rng rng = {.key = placement_seed(20240607)};
     int32_t num_checked = 0, num_faster[HLM_NUM_EXPLAIN_INPUTS] = {0};
-    for (int i = 0; i < NUM_PROBLEMS; i++) {
+    for (int i = 0; i < share_of(NUM_PROBLEMS); i++) {
         struct hlm_arena *arena = hlm_arena_new();
         struct random_problem random;
         random_problem_init(arena, &rng, &random);
@@ -115,10 +116,10 @@ static void better_inputs_are_never_slower(void **state)
         hlm_arena_free(arena);
     }
     print_message("%d optima compared\n", num_checked);
-    assert_true(num_checked > 2 * NUM_PROBLEMS);
+    assert_true(num_checked > 2 * share_of(NUM_PROBLEMS));
     for (int input = 0; input < HLM_EXPLAIN_INPUT_GLOBAL_BATCH; input++) {
         print_message("%s: faster in %d\n", hlm_explain_input_texts[input], num_faster[input]);
-        assert_true(num_faster[input] > 0);
+        assert_true(num_faster[input] > 0 || !share_is_whole());
     }
 }
 
@@ -159,7 +160,7 @@ static void differences_sum_to_the_whole(void **state)
     (void)state;
     struct hlm_rng rng = {.key = placement_seed(99)};
     int32_t num_differences = 0, num_misfits = 0, num_illegal = 0;
-    for (int i = 0; i < NUM_PAIRS; i++) {
+    for (int i = 0; i < share_of(NUM_PAIRS); i++) {
         struct hlm_arena *arena = hlm_arena_new();
         struct random_problem random;
         const struct hlm_plan *plan = NULL;
@@ -187,7 +188,8 @@ static void differences_sum_to_the_whole(void **state)
     }
     print_message("%d differences, %d misfits, %d illegal\n", num_differences, num_misfits,
                   num_illegal);
-    assert_true(num_differences > NUM_PAIRS / 5 && num_misfits > 0 && num_illegal > 0);
+    assert_true(num_differences > share_of(NUM_PAIRS) / 5);
+    assert_true((num_misfits > 0 && num_illegal > 0) || !share_is_whole());
 }
 
 int main(void)

@@ -5,6 +5,7 @@
 #include "base/rng.h"
 #include "schedule/order.h"
 #include "tests/support/pipeline.h"
+#include "tests/support/share.h"
 
 enum { NUM_CASES = 1500, MAX_RANKS = 6, MAX_MICROBATCHES = 12, MAX_STAGES = 3 * MAX_RANKS };
 
@@ -109,7 +110,7 @@ static void for_all(void **state, uint64_t salt,
                     void (*property)(struct hlm_arena *, struct problem *, struct hlm_rng *))
 {
     const struct fixture *fixture = *state;
-    for (uint64_t i = 0; i < NUM_CASES; i++) {
+    for (uint64_t i = 0; i < (uint64_t)share_of(NUM_CASES); i++) {
         const struct hlm_arena_mark mark = hlm_arena_mark(fixture->arena);
         struct hlm_rng rng = {.key = hlm_rng_bits(fixture->seed, salt * NUM_CASES + i)};
         struct problem problem;

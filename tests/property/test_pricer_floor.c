@@ -2,6 +2,7 @@
  * the same bits as those from operators, and the floor of a layer is below every mode of it. */
 #include "costmodel/stage_cost.h"
 #include "tests/support/check.h"
+#include "tests/support/share.h"
 
 static const char *const models[] = {"gpt2-small", "llama2-7b", "llama2-70b", "mixtral-8x7b",
                                      "deepseek-v3"};
@@ -11,7 +12,7 @@ struct scene {
     struct hlm_arena *arena;
     const struct hlm_model *model;
     const struct hlm_cluster *cluster;
-    int32_t num_floors, num_reused;
+    int32_t num_degrees, num_floors, num_reused;
 };
 
 static double work_s(const struct hlm_block_cost *cost)
@@ -27,13 +28,14 @@ static void check_floors(struct scene *scene, const struct hlm_strategy *strateg
     for (enum hlm_block_kind kind = 0; kind < HLM_NUM_BLOCKS; kind++) {
         const bool layer = kind == HLM_BLOCK_DENSE || kind == HLM_BLOCK_MOE;
         struct hlm_err err;
-        double least_s = 0.0;
+        struct hlm_least_layer *least = NULL;
         if (!layer || !pricer->has_kind[kind]) {
             continue;
         }
-        check_ok(hlm_pricer_least_s(scene->arena, scene->model, strategy, scene->cluster, 0, kind,
-                                    &least_s, &err),
+        check_ok(hlm_least_layer_new(scene->arena, scene->model, strategy, scene->cluster, 0, kind,
+                                     &least, &err),
                  &err);
+        const double least_s = hlm_least_layer_s(least, strategy);
         assert_true(least_s > 0.0);
         for (int32_t mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
             assert_true(least_s <= work_s(&pricer->blocks[kind][mode]) * (1 + 1e-12));
@@ -87,14 +89,16 @@ static void check_degrees(struct scene *scene, enum hlm_lowering lowering)
                                         .schedule = HLM_SCHEDULE_1F1B};
         strategy.dp = 64 / strategy.tp / strategy.cp;
         hlm_strategy_complete(&strategy);
-        check_reuse(scene, strategy);
+        if (share_has(scene->num_degrees++)) {
+            check_reuse(scene, strategy);
+        }
     }
 }
 
 static void spared_work_changes_nothing(void **state)
 {
     (void)state;
-    struct scene scene = {.num_floors = 0};
+    struct scene scene = {.num_degrees = 0};
     for (int32_t m = 0; m < NUM_MODELS; m++) {
         struct hlm_err err;
         scene.arena = hlm_arena_new();
@@ -106,7 +110,7 @@ static void spared_work_changes_nothing(void **state)
         hlm_arena_free(scene.arena);
     }
     print_message("%d floors, %d prices made from others\n", scene.num_floors, scene.num_reused);
-    assert_true(scene.num_floors > 1000 && scene.num_reused > 1000);
+    assert_true(scene.num_floors > share_of(1000) && scene.num_reused > share_of(1000));
 }
 
 int main(void)

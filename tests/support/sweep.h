@@ -9,8 +9,8 @@ struct sweep {
     const char *name;
     struct golden golden;          /* its model and sizes; no numbers are used */
     struct train_result reference; /* of one rank */
-    int32_t num_steps;             /* of every layout: 5, fewer where a test says so */
-    int32_t num_run;
+    int32_t num_steps;             /* of every layout */
+    int32_t num_run;               /* with those that the build passes over (share.h) */
 };
 
 /* The model of a golden file; num_layers, global_batch_size 0: its own. Trains the reference. */

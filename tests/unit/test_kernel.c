@@ -91,6 +91,30 @@ static void test_layout_has_its_own_curve(void **state)
                 1e-12);
 }
 
+/* Whatever the rows: a product of few takes the longer a row. Of experts, each has its own. */
+static void test_second_operand_is_packed(void **state)
+{
+    (void)state;
+    struct hlm_gemm_curve packed = {.layout = HLM_GEMM_ANY,
+                                    .form = HLM_GEMM_FORM_LINEAR,
+                                    .flops_per_s = 50e12,
+                                    .bytes_per_s = 1e12};
+    const struct hlm_device_dtype row = {
+        .dtype = HLM_DTYPE_FP32, .peak_flops_per_s = 60e12, .gemm = &packed, .num_gemm = 1};
+    struct hlm_device cpu = device;
+    cpu.dtypes = &row;
+    cpu.num_dtypes = 1;
+    const struct hlm_op op = gemm(HLM_DTYPE_FP32, HLM_GEMM_TN, 100, 200, 300);
+    struct hlm_op experts = gemm(HLM_DTYPE_FP32, HLM_GEMM_TN, 100, 200, 300);
+    experts.kind = HLM_OP_GROUPED_GEMM;
+    experts.num_experts = 4;
+    const double plain_s = hlm_kernel_seconds(&cpu, &op);
+    const double experts_s = hlm_kernel_seconds(&cpu, &experts);
+    packed.pack_s = 1e-9;
+    check_close(hlm_kernel_seconds(&cpu, &op), plain_s + 200 * 300 * 1e-9, 1e-12);
+    check_close(hlm_kernel_seconds(&cpu, &experts), experts_s + 4 * 200 * 300 * 1e-9, 1e-12);
+}
+
 /* One tile of 64 x 64: every larger tile wastes work, every split costs more than it saves. */
 static void test_one_small_tile(void **state)
 {
@@ -314,6 +338,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_linear_gemm),
         cmocka_unit_test(test_layout_has_its_own_curve),
+        cmocka_unit_test(test_second_operand_is_packed),
         cmocka_unit_test(test_one_small_tile),
         cmocka_unit_test(test_whole_waves_and_throttle),
         cmocka_unit_test(test_split_reduction),
