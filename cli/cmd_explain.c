@@ -64,11 +64,15 @@ static enum hlm_status explain_alternative(struct hlm_arena *arena, const struct
     return HLM_OK;
 }
 
-static void print_explanation(struct hlm_arena *arena, const struct hlm_explanation *explanation)
+static void print_explanation(struct hlm_arena *arena, const struct hlm_plan *plan,
+                              const struct hlm_explanation *explanation)
 {
-    printf("%s on %s: %s\n  %s a step (%s to %s within the spread of the profile), %s tokens/s\n\n",
-           explanation->model, explanation->cluster,
-           hlm_view_strategy(arena, &explanation->strategy),
+    printf("%s on %s: %s\n", explanation->model, explanation->cluster,
+           hlm_view_strategy(arena, &explanation->strategy));
+    if (plan->strategy.num_replicas > 0) {
+        printf("  replicas: %s\n", hlm_view_replicas(arena, &plan->strategy, &plan->cluster));
+    }
+    printf("  %s a step (%s to %s within the spread of the profile), %s tokens/s\n\n",
            hlm_fmt_seconds(explanation->step_time_s).text,
            hlm_fmt_seconds(explanation->interval.low_s).text,
            hlm_fmt_seconds(explanation->interval.high_s).text,
@@ -124,7 +128,7 @@ static enum hlm_status run(struct hlm_arena *arena, const void *pointer, struct 
     if (options->json) {
         HLM_TRY(hlm_print_json(arena, &hlm_explanation_table, &explanation, err));
     } else {
-        print_explanation(arena, &explanation);
+        print_explanation(arena, plan, &explanation);
     }
     return judge(&explanation, err);
 }

@@ -137,7 +137,12 @@ static struct key pricer_key(const struct hlm_pricer_cache *cache,
                              const struct hlm_strategy *strategy, int32_t pp)
 {
     struct key key = priced_key(cache, strategy, pp);
+    /* Waiting for the slowest of all ranks: they are not the same number where groups idle. */
+    const bool waits = hlm_lowering_framework(strategy->lowering)->jitter_frac > 0.0;
     key_add(&key, hlm_schedule_splits(strategy->schedule) ? 1 : 0);
+    key_add(&key,
+            waits ? hlm_strategy_world_size(strategy) / strategy->dp * hlm_strategy_all_dp(strategy)
+                  : 0);
     if (strategy->zero >= 2) {
         key_add(&key, strategy->zero);
         key_add(&key, strategy->dp);

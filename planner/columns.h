@@ -21,6 +21,8 @@
  * chunk (gpipe, 1f1b, 1f1b-overlap, zb-h1, zb-h2); through one group all is as on a cluster of that
  * group.
  *
+ * Replicas that are not alike, each on a device group of its own, are listed in share_columns.h.
+ *
  * They come in families: columns that differ only in zero, schedule, vpp and the order of device
  * groups. A family has one price list for all that 0/1 ZeRO stages do (column_placement.h), so one
  * bound leaves most of them unlisted.

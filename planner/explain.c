@@ -6,6 +6,7 @@
 #include "planner/columns.h"
 #include "planner/explain_internal.h"
 #include "planner/infeasible.h"
+#include "planner/share_columns.h"
 
 #define X(name, text) text,
 const char *const hlm_explain_verdict_texts[] = {HLM_EXPLAIN_VERDICT_MAP(X) NULL};
@@ -66,12 +67,23 @@ static bool same_places(const struct hlm_strategy *a, const struct hlm_strategy 
     return (a->places == NULL) == (b->places == NULL);
 }
 
+/* Their shares follow the batch. */
+static bool same_replicas(const struct hlm_strategy *a, const struct hlm_strategy *b)
+{
+    bool same = a->num_replicas == b->num_replicas;
+    for (int32_t i = 0; same && i < a->num_replicas; i++) {
+        same = a->replicas[i].device_group == b->replicas[i].device_group &&
+               a->replicas[i].dp == b->replicas[i].dp;
+    }
+    return same;
+}
+
 bool hlm_explain_same_strategy(const struct hlm_strategy *a, const struct hlm_strategy *b)
 {
     return a->dp == b->dp && a->tp == b->tp && a->pp == b->pp && a->cp == b->cp && a->ep == b->ep &&
            a->etp == b->etp && a->vpp == b->vpp && a->sp == b->sp && a->zero == b->zero &&
            a->zero_group == b->zero_group && a->schedule == b->schedule &&
-           a->microbatch_size == b->microbatch_size && same_places(a, b) &&
+           a->microbatch_size == b->microbatch_size && same_places(a, b) && same_replicas(a, b) &&
            a->offload == b->offload && a->offload_layers == b->offload_layers &&
            (a->cp == 1 || hlm_strategy_cp_form(a) == hlm_strategy_cp_form(b));
 }
@@ -106,14 +118,25 @@ static bool recomputes_as(const struct hlm_plan *plan, int32_t mode)
 
 /* Whether the plan is of the kind that is asked for: then it is the answer unless the search, which
  * stops within its gap, finds a faster one. */
-static bool plan_is_wanted(const struct hlm_plan *plan, const struct hlm_strategy *strategies,
-                           int32_t num_strategies, const struct hlm_search_require *require)
+static bool plan_is_wanted(struct hlm_arena *arena, const struct hlm_plan *plan,
+                           const struct hlm_strategy *strategies, int32_t num_strategies,
+                           const struct hlm_search_problem *problem)
 {
     bool listed = false;
     for (int32_t i = 0; i < num_strategies; i++) {
         listed = listed || hlm_explain_same_strategy(&strategies[i], &plan->strategy);
     }
-    return listed && recomputes_as(plan, require->recompute);
+    const struct hlm_share_family *families = NULL;
+    int32_t num_families = 0;
+    hlm_share_families(arena, problem, &families, &num_families);
+    for (int32_t i = 0; i < num_families && !listed; i++) {
+        struct hlm_strategy members[HLM_MAX_SHARE_MEMBERS];
+        const int32_t num = hlm_share_members(problem, &families[i], members);
+        for (int32_t k = 0; k < num; k++) {
+            listed = listed || hlm_explain_same_strategy(&members[k], &plan->strategy);
+        }
+    }
+    return listed && recomputes_as(plan, problem->require.recompute);
 }
 
 /* Of the strategies that are legal: the best plan, or why none fits. */
@@ -128,11 +151,11 @@ static enum hlm_status answer_legal(struct hlm_arena *arena, const struct hlm_pl
     const enum hlm_status status = hlm_search(arena, problem, NULL, NULL, &found, &reason);
     if (status == HLM_OK) {
         const bool own = found->prediction.step_time_s >= plan->prediction.step_time_s &&
-                         plan_is_wanted(plan, strategies, num_strategies, &problem->require);
+                         plan_is_wanted(arena, plan, strategies, num_strategies, problem);
         judge(arena, plan, own ? plan : found, answer);
         return HLM_OK;
     }
-    if (hlm_infeasible_fits(problem)) {
+    if (num_strategies == 0 || hlm_infeasible_fits(problem)) {
         *err = reason;
         return status;
     }
@@ -153,7 +176,11 @@ enum hlm_status hlm_explain_why_not(struct hlm_arena *arena, const struct hlm_pl
     const struct hlm_strategy *strategies = NULL;
     int32_t num_strategies = 0;
     struct hlm_err reason;
-    if (hlm_columns_list(arena, &problem, &strategies, &num_strategies, &reason) != HLM_OK) {
+    const struct hlm_share_family *families = NULL;
+    int32_t num_families = 0;
+    hlm_share_families(arena, &problem, &families, &num_families);
+    if (hlm_columns_list(arena, &problem, &strategies, &num_strategies, &reason) != HLM_OK &&
+        num_families == 0) {
         answer.verdict = HLM_EXPLAIN_ILLEGAL;
         answer.rule = hlm_explain_rule(arena, priced, &problem, reason.text);
     } else {

@@ -46,9 +46,16 @@ struct hlm_explain_delta hlm_explain_subtract(struct hlm_arena *arena,
     return subtract(arena, plan, alternative);
 }
 
+/* Of unlike replicas those that hold most. */
 static const struct hlm_stage_memory *memory_of(const struct hlm_plan *plan, int32_t stage)
 {
-    return stage < plan->prediction.num_memory ? &plan->prediction.memory[stage] : NULL;
+    const struct hlm_stage_memory *most = NULL;
+    for (int32_t i = stage; stage < plan->num_stages && i < plan->prediction.num_memory;
+         i += plan->num_stages) {
+        const struct hlm_stage_memory *own = &plan->prediction.memory[i];
+        most = most == NULL || own->peak_bytes > most->peak_bytes ? own : most;
+    }
+    return most;
 }
 
 static struct hlm_explain_memory subtract_memory(int32_t stage, const struct hlm_stage_memory *plan,
@@ -73,7 +80,7 @@ void hlm_explain_compare(struct hlm_arena *arena, const struct hlm_plan *plan,
                          const struct hlm_plan *alternative, struct hlm_explain_difference *out)
 {
     const struct hlm_plan_prediction *one = &plan->prediction, *other = &alternative->prediction;
-    const int32_t num_memory = larger(one->num_memory, other->num_memory);
+    const int32_t num_memory = larger(plan->num_stages, alternative->num_stages);
     struct hlm_explain_memory *memory =
         HLM_ARENA_ARRAY(arena, struct hlm_explain_memory, num_memory);
     for (int32_t s = 0; s < num_memory; s++) {

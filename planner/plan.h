@@ -86,7 +86,8 @@ struct hlm_plan_offer;
 
 struct hlm_plan_master {
     enum hlm_proof status;
-    double objective_s; /* least proved bound over its columns = best-first answer */
+    double objective_s; /* least proved bound over its columns = best-first answer among strategies
+                           whose replicas are alike */
     int32_t num_columns;
 };
 

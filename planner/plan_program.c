@@ -412,6 +412,12 @@ enum hlm_status hlm_plan_programs(struct hlm_arena *arena, const struct hlm_plan
                                   const struct hlm_plan_simulation *simulation,
                                   struct hlm_plan_programs *out, struct hlm_err *err)
 {
+    if (plan->strategy.num_replicas > 0) {
+        return hlm_fail(err, HLM_NO,
+                        "SimGrid's traces are of replicas that are alike; the plan's have shares "
+                        "of their own on %d device groups",
+                        plan->strategy.num_replicas);
+    }
     for (int32_t s = 0; s < plan->num_stages; s++) {
         if (plan->stages[s].tp != plan->strategy.tp) {
             return hlm_fail(err, HLM_NO,

@@ -659,6 +659,12 @@ static enum hlm_status search_columns(struct hlm_arena *arena, struct hlm_search
         *err = search->refusal;
         return HLM_NO;
     }
+    if (isinf(hlm_search_best_step_s(search)) && num_families == 0) {
+        return hlm_fail(err, HLM_NO,
+                        "nothing fits: legal are only %lld strategies whose replicas stand on "
+                        "several device groups, and none fits on all of its groups",
+                        (long long)search->shares.num_columns);
+    }
     if (isinf(hlm_search_best_step_s(search))) {
         return search->explains ? explain_infeasible(search, err)
                                 : hlm_fail(err, HLM_NO, "nothing fits");

@@ -8,6 +8,12 @@
  * when (best simulated - least open bound) / best simulated <= max_gap_frac; the winner's own
  * column stays open until its next-best partitions are bounded too. The master ILP picks among all
  * surviving columns at once; its status and objective stand in the certificate.
+ *
+ * Over several device groups, replicas with shares of their own (share_columns.h) are searched
+ * behind that, against the best plan found: their columns are refused group by group
+ * (share_column.h); those that are not give plans and, as far as that is not too much work, all
+ * their plans are simulated. The certificate's bound and counts are of both; the master ILP is of
+ * the columns whose replicas are alike.
  */
 #ifndef HLM_PLANNER_SEARCH_H
 #define HLM_PLANNER_SEARCH_H

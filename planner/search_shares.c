@@ -45,6 +45,57 @@ static double goal_of(const struct hlm_search_state *search)
     return fmin(hlm_search_goal_s(search), longest_s);
 }
 
+/* From where on plans are of no interest: the best plan known, or where there is none the goal. */
+static double far_of(const struct hlm_search_state *search)
+{
+    return fmax(goal_of(search), fmin(hlm_search_best_step_s(search), 1e9));
+}
+
+/* The largest seconds that are refused, at least goal_s, to a sixteenth of the gap up to far_s;
+ * negative: not even goal_s is. */
+typedef bool refuses_fn(void *context, double seconds);
+
+static double refused_s(refuses_fn *refuses, void *context, double goal_s, double far_s)
+{
+    enum { NUM_HALVINGS = 4 };
+    if (refuses(context, far_s)) {
+        return far_s;
+    }
+    if (!refuses(context, goal_s)) {
+        return -1.0;
+    }
+    for (int32_t i = 0; i < NUM_HALVINGS; i++) {
+        const double middle_s = 0.5 * (goal_s + far_s);
+        *(refuses(context, middle_s) ? &goal_s : &far_s) = middle_s;
+    }
+    return goal_s;
+}
+
+static bool closed_form_refuses(void *context, double seconds)
+{
+    return hlm_share_closed_form_refuses(context, seconds);
+}
+
+static bool rows_refuse(void *context, double seconds)
+{
+    return hlm_share_rows_refuse(context, seconds);
+}
+
+struct priced_family {
+    struct hlm_pricer_cache *cache;
+    const struct hlm_share_family *family;
+};
+
+static bool family_refuses(void *context, double seconds)
+{
+    const struct priced_family *priced = context;
+    bool refuses = false;
+    struct hlm_err unused; /* the cost model took it before */
+    return hlm_share_family_refuses(priced->cache, priced->family, seconds, &refuses, &unused) ==
+               HLM_OK &&
+           refuses;
+}
+
 static void keep(struct finder *finder, struct hlm_share_column *column, double bound_s)
 {
     if (finder->num_candidates == finder->room) {
@@ -72,8 +123,11 @@ static void close_forms(struct finder *finder, const struct hlm_share_family *fa
         search->certificate.num_bounds++;
         if (column == NULL) {
             search->shares.num_infeasible++;
-        } else if (hlm_share_closed_form_refuses(column, goal_s)) {
-            lower(search, goal_s);
+            continue;
+        }
+        const double bound_s = refused_s(closed_form_refuses, column, goal_s, far_of(search));
+        if (bound_s >= 0.0) {
+            lower(search, bound_s);
             hlm_share_column_free(column);
         } else {
             keep(finder, column, hlm_share_bound_s(column, 0.0, goal_s, false));
@@ -97,8 +151,9 @@ static void find_candidates(struct finder *finder)
             continue; /* a device lacks the dtype */
         }
         search->shares.num_columns += families[i].num_members;
+        struct priced_family priced = {search->cache, &families[i]};
         if (refuses) {
-            lower(search, goal_s);
+            lower(search, refused_s(family_refuses, &priced, goal_s, far_of(search)));
         } else {
             close_forms(finder, &families[i]);
         }
@@ -124,8 +179,9 @@ static void look_into(struct finder *finder, struct candidate *candidate)
     struct hlm_share_column *column = candidate->column;
     int64_t *num_simulated = &search->certificate.num_simulated;
     struct hlm_share_plan best = {.step_s = INFINITY};
-    if (hlm_share_rows_refuse(column, goal_of(search))) {
-        lower(search, goal_of(search));
+    const double bound_s = refused_s(rows_refuse, column, goal_of(search), far_of(search));
+    if (bound_s >= 0.0) {
+        lower(search, bound_s);
         return;
     }
     search->shares.num_open++;

@@ -257,7 +257,7 @@ static void walk_from(struct walk *walk, int32_t stage, int32_t begin)
 {
     struct hlm_verifier *v = walk->table->v;
     const bool last = stage == v->num_stages - 1;
-    if (walk->left <= 0 || !can_be_below(walk, stage, begin)) {
+    if (walk->left <= 0 || walk->least_s < v->goal_s || !can_be_below(walk, stage, begin)) {
         return;
     }
     for (int32_t end = last ? v->num_layers : begin; end <= v->num_layers; end++) {
@@ -282,7 +282,8 @@ static enum hlm_verdict judge(struct hlm_verifier *v, double *out_step_s)
     struct walk walk = {.taken = HLM_ARENA_ARRAY(v->arena, const struct hlm_share *, v->num_stages),
                         .least_s = INFINITY,
                         .left = MOST_SIMULATED};
-    for (int32_t begin = last == 0 ? 0 : v->num_layers; begin >= 0; begin--) {
+    for (int32_t begin = last == 0 ? 0 : v->num_layers; begin >= 0 && walk.least_s >= v->goal_s;
+         begin--) {
         struct table table = {.v = v};
         const double least_s = hlm_verifier_least_s(v, last, begin, v->num_layers);
         if (v->num_microbatches * least_s >= v->goal_s) {

@@ -15,8 +15,7 @@ enum hlm_verdict {
 };
 
 /* pricers: [pp]. recompute: the only mode allowed, -1: all. *out_step_s: the least simulated step,
- * where any was.
- */
+ * where any was; the first that is below goal_s ends the walk. */
 enum hlm_verdict hlm_verify_column(const struct hlm_strategy *strategy,
                                    const struct hlm_pricer *const *pricers, int32_t recompute,
                                    double goal_s, double *out_step_s);
