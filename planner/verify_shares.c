@@ -122,12 +122,13 @@ static bool may_be_below(const struct audit *audit, const struct hlm_strategy *c
     return verdict == HLM_VERDICT_FASTER || verdict == HLM_VERDICT_TOO_MANY;
 }
 
-/* More microbatches never take less. */
+/* The most of [need, most] that may be below, as more microbatches never take less; need - 1: not
+ * even so many are. Most columns are out at the first question. */
 static int64_t most_below(const struct audit *audit, const struct hlm_strategy *column,
-                          int32_t index, int64_t most)
+                          int32_t index, int64_t need, int64_t most)
 {
-    int64_t low = 0, high = most + 1;
-    for (int64_t at = most; high - low > 1; at = low + (high - low) / 2) {
+    int64_t low = need - 1, high = most + 1;
+    for (int64_t at = need; high - low > 1; at = at == need ? most : low + (high - low) / 2) {
         *(may_be_below(audit, column, index, at) ? &low : &high) = at;
     }
     return low;
@@ -225,7 +226,9 @@ static void audit_column(struct audit *audit, const struct hlm_strategy *column,
         most[i] = by_work[i];
     }
     for (int32_t i = 0; i < column->num_replicas && sum_of(column, most) >= total; i++) {
-        most[i] = most_below(audit, column, i, by_work[i]);
+        const int64_t dp = column->replicas[i].dp;
+        const int64_t left = total - (sum_of(column, most) - dp * most[i]);
+        most[i] = most_below(audit, column, i, left > dp ? (left + dp - 1) / dp : 1, most[i]);
     }
     audit->report->num_columns++;
     if (sum_of(column, most) < total) {
