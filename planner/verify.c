@@ -23,6 +23,42 @@ static enum hlm_status compare_seconds(const char *what, double claimed_s, doubl
                     claimed_s, own_s);
 }
 
+static enum hlm_status compare_number(const char *what, double claimed, double own,
+                                      struct hlm_err *err)
+{
+    if (fabs(claimed - own) <= 1e-9 * fabs(own)) {
+        return HLM_OK;
+    }
+    return hlm_fail(err, HLM_NO, "%s: the plan says %.9g, priced again it is %.9g", what, claimed,
+                    own);
+}
+
+/* What follows from the step time. */
+static enum hlm_status compare_rates(const struct hlm_plan_prediction *claimed,
+                                     const struct hlm_plan_prediction *own, struct hlm_err *err)
+{
+    HLM_TRY(compare_number("prediction.mfu", claimed->mfu, own->mfu, err));
+    HLM_TRY(
+        compare_number("prediction.tokens_per_s", claimed->tokens_per_s, own->tokens_per_s, err));
+    HLM_TRY(compare_number("prediction.cost_per_token", claimed->cost_per_token,
+                           own->cost_per_token, err));
+    HLM_TRY(compare_seconds("prediction.interval.low_s", claimed->interval.low_s,
+                            own->interval.low_s, err));
+    return compare_seconds("prediction.interval.high_s", claimed->interval.high_s,
+                           own->interval.high_s, err);
+}
+
+static enum hlm_status compare_bytes(int32_t index, const char *what, int64_t claimed, int64_t own,
+                                     struct hlm_err *err)
+{
+    if (claimed == own) {
+        return HLM_OK;
+    }
+    return hlm_fail(err, HLM_NO,
+                    "prediction.memory[%d].%s: the plan says %lld, priced again it is %lld", index,
+                    what, (long long)claimed, (long long)own);
+}
+
 static enum hlm_status compare_memory(const struct hlm_plan *plan, const struct hlm_plan *own,
                                       struct hlm_err *err)
 {
@@ -38,6 +74,12 @@ static enum hlm_status compare_memory(const struct hlm_plan *plan, const struct 
                             "prediction.memory[%d]: the plan says a peak of %lld bytes, priced "
                             "again it is %lld",
                             s, (long long)claimed->peak_bytes, (long long)priced->peak_bytes);
+        }
+        HLM_TRY(compare_bytes(s, "limit_bytes", claimed->limit_bytes, priced->limit_bytes, err));
+        HLM_TRY(compare_bytes(s, "host_bytes", claimed->host_bytes, priced->host_bytes, err));
+        for (int32_t kind = 0; kind < HLM_NUM_MEMORY_KINDS; kind++) {
+            HLM_TRY(compare_bytes(s, hlm_memory_kind_texts[kind], claimed->bytes[kind],
+                                  priced->bytes[kind], err));
         }
     }
     return HLM_OK;
@@ -66,6 +108,7 @@ static enum hlm_status check_plan(struct hlm_arena *arena, const struct hlm_plan
                            plan->num_stages, &own, NULL, err));
     HLM_TRY(compare_seconds("prediction.step_time_s", plan->prediction.step_time_s,
                             own->prediction.step_time_s, err));
+    HLM_TRY(compare_rates(&plan->prediction, &own->prediction, err));
     HLM_TRY(compare_memory(plan, own, err));
     HLM_TRY(compare_parts(&plan->prediction.parts, &own->prediction.parts, err));
     *out_step_s = own->prediction.step_time_s;
@@ -82,6 +125,17 @@ static enum hlm_status check_runners_up(struct hlm_arena *arena, const struct hl
                                runner->stages, runner->num_stages, &own, NULL, err));
         HLM_TRY(
             compare_seconds("runners_up", runner->step_time_s, own->prediction.step_time_s, err));
+        HLM_TRY(compare_seconds("runners_up: interval.low_s", runner->interval.low_s,
+                                own->prediction.interval.low_s, err));
+        HLM_TRY(compare_seconds("runners_up: interval.high_s", runner->interval.high_s,
+                                own->prediction.interval.high_s, err));
+        if (runner->within_uncertainty !=
+            hlm_plan_intervals_meet(&runner->interval, &plan->prediction.interval)) {
+            return hlm_fail(err, HLM_NO,
+                            "runners_up[%d].within_uncertainty = %s, which the intervals of the "
+                            "two do not say",
+                            i, runner->within_uncertainty ? "true" : "false");
+        }
         if (own->prediction.step_time_s < step_s * (1 - slack_frac)) {
             return hlm_fail(err, HLM_NO,
                             "runners_up[%d] takes %.9g s, less than the %.9g s of the plan", i,

@@ -97,6 +97,42 @@ static void a_faster_step_is_noticed(void **state)
     check_refused(&searched, "prediction.step_time_s");
 }
 
+/* Numbers of a prediction, each falsified by itself. */
+static void other_predictions_are_noticed(void **state)
+{
+    (void)state;
+    static const char *const parts[] = {"prediction.mfu",
+                                        "prediction.tokens_per_s",
+                                        "prediction.cost_per_token",
+                                        "prediction.interval.low_s",
+                                        "prediction.interval.high_s",
+                                        "prediction.memory[0].limit_bytes",
+                                        "prediction.memory[0].host_bytes",
+                                        "prediction.memory[0].optimizer_bytes",
+                                        "runners_up[0].within_uncertainty"};
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        struct searched searched;
+        searched_init(&searched, 4LL << 30, 0.01);
+        struct hlm_plan_prediction *prediction = &searched.plan.prediction;
+        struct hlm_stage_memory memory[8];
+        memcpy(memory, prediction->memory, (size_t)prediction->num_memory * sizeof(*memory));
+        prediction->memory = memory;
+        struct hlm_plan_runner_up runner = searched.plan.runners_up[0];
+        searched.plan.runners_up = &runner;
+        searched.plan.num_runners_up = 1;
+        prediction->mfu *= i == 0 ? 1.01 : 1.0;
+        prediction->tokens_per_s *= i == 1 ? 1.01 : 1.0;
+        prediction->cost_per_token += i == 2 ? 1e-6 : 0.0;
+        prediction->interval.low_s *= i == 3 ? 0.99 : 1.0;
+        prediction->interval.high_s *= i == 4 ? 1.01 : 1.0;
+        memory[0].limit_bytes += i == 5 ? 1 : 0;
+        memory[0].host_bytes += i == 6 ? 1 : 0;
+        memory[0].bytes[HLM_MEMORY_OPTIMIZER] += i == 7 ? 1 : 0;
+        runner.within_uncertainty ^= i == 8;
+        check_refused(&searched, parts[i]);
+    }
+}
+
 /* A bound that is too high: some column beats it. */
 static void a_bound_too_high_is_noticed(void **state)
 {
@@ -163,6 +199,7 @@ int main(void)
         cmocka_unit_test(restricted_searches_hold),
         cmocka_unit_test(searches_with_offload_hold),
         cmocka_unit_test(a_faster_step_is_noticed),
+        cmocka_unit_test(other_predictions_are_noticed),
         cmocka_unit_test(a_bound_too_high_is_noticed),
         cmocka_unit_test(counts_are_checked),
         cmocka_unit_test(a_runner_up_that_wins_is_noticed),
