@@ -181,8 +181,8 @@ static const struct hlm_opt opts[] = {
      .type = HLM_OPT_STRING,
      .offset = offsetof(struct plan_options, require),
      .arg = "K=V,...",
-     .help = "What the plan must have, such as tp=8,schedule=1f1b: dp, tp, pp, ep, sp=true|false, "
-             "zero, schedule, recompute, microbatch_size, offload."},
+     .help = "What the plan must have, such as tp=8,schedule=1f1b: dp, tp, pp, cp, vpp, ep, "
+             "sp=true|false, zero, schedule, recompute, microbatch_size, offload."},
     {.name = "max-gap",
      .type = HLM_OPT_DOUBLE,
      .offset = offsetof(struct plan_options, max_gap),

@@ -123,6 +123,11 @@ static enum hlm_status join_groups(struct hlm_arena *arena, const struct profile
     if (options->hosts == NULL && !hlm_ranks_inside(&rank)) {
         return join_files(arena, options, parts, choice.num_ranks, err);
     }
+    if (choice.num_ranks == 1) {
+        return hlm_fail(err, HLM_USAGE,
+                        "--join %.200s: one cluster has no links to others that could be measured",
+                        options->join);
+    }
     HLM_TRY(hlm_ranks_choose(arena, &choice, err));
     return measure(arena, options, &choice, err);
 }
@@ -247,8 +252,10 @@ static const struct hlm_opt opts[] = {
      .type = HLM_OPT_STRING,
      AT(join),
      .arg = "A,B,...",
-     .help = "Join the profiles of several kinds of machines to one mixed cluster: folders that "
-             "profile wrote, or whatever --cluster takes."},
+     .help =
+         "Join the profiles of several kinds of machines to one mixed cluster: folders that "
+         "profile wrote, or whatever --cluster takes. Of one, writes its file, to be edited, such "
+         "as with prices."},
     {.name = "hosts",
      .type = HLM_OPT_STRING,
      AT(hosts),
