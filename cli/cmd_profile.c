@@ -166,7 +166,8 @@ static void print_products(const struct hlm_device_dtype *row)
 
 static void print_joined(const char *folder, const struct hlm_cluster *cluster)
 {
-    printf("%s: %d groups\n", folder, (int)cluster->num_groups);
+    printf("%s: %d %s\n", folder, (int)cluster->num_groups,
+           cluster->num_groups == 1 ? "group" : "groups");
     for (int32_t i = 0; i < cluster->num_groups; i++) {
         const struct hlm_device_group *group = &cluster->groups[i];
         printf("  %s: %d x %d devices %s\n", group->name, (int)group->num_nodes,

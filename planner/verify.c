@@ -6,6 +6,7 @@
 #include "planner/verify_offer.h"
 #include "planner/verify_prices.h"
 #include "planner/verify_ranked.h"
+#include "planner/verify_require.h"
 #include "planner/verify_ways.h"
 
 /* Sums in another order, and GLPK's tolerance, may differ by this much. */
@@ -69,6 +70,7 @@ static enum hlm_status compare_memory(const struct hlm_plan *plan, const struct 
     for (int32_t s = 0; s < own->prediction.num_memory; s++) {
         const struct hlm_stage_memory *claimed = &plan->prediction.memory[s];
         const struct hlm_stage_memory *priced = &own->prediction.memory[s];
+        HLM_TRY(compare_bytes(s, "stage", claimed->stage, priced->stage, err));
         if (claimed->peak_bytes != priced->peak_bytes) {
             return hlm_fail(err, HLM_NO,
                             "prediction.memory[%d]: the plan says a peak of %lld bytes, priced "
@@ -121,6 +123,7 @@ static enum hlm_status check_runners_up(struct hlm_arena *arena, const struct hl
     for (int32_t i = 0; i < plan->num_runners_up; i++) {
         const struct hlm_plan_runner_up *runner = &plan->runners_up[i];
         const struct hlm_plan *own = NULL;
+        HLM_TRY(hlm_plan_check_runner_up(plan, i, err));
         HLM_TRY(hlm_plan_price(arena, &plan->model, &plan->cluster, &runner->strategy,
                                runner->stages, runner->num_stages, &own, NULL, err));
         HLM_TRY(
@@ -597,6 +600,8 @@ static enum hlm_status check_certificate(struct hlm_arena *arena, const struct h
                                          struct hlm_err *err)
 {
     const struct hlm_plan_certificate *certificate = plan->certificate;
+    HLM_TRY(hlm_verify_require(&certificate->require, &plan->strategy, plan->stages,
+                               plan->num_stages, "the plan", err));
     HLM_TRY(check_sums(certificate, step_s, err));
     HLM_TRY(hlm_verify_bound(arena, plan, report, err));
     if (report->num_columns != certificate->num_columns) {
