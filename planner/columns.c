@@ -14,6 +14,7 @@ struct lister {
     const struct hlm_column_order *orders; /* of the strategy at hand */
     int32_t num_orders;
     struct hlm_err reason; /* why the last candidate is not legal */
+    bool is_near;          /* it is one that would be legal with another schedule, vpp or zero */
 };
 
 static bool wanted(int32_t required, int32_t free_value, int32_t value)
@@ -168,10 +169,11 @@ static void keep(struct lister *lister, const struct hlm_column_family *family)
     lister->families[lister->num_families++] = *family;
 }
 
-/* Where to say why a strategy is not legal; NULL once there is one that is, as nobody asks then. */
+/* Where to say why a strategy is not legal; NULL once there is one that is, as nobody asks then, or
+ * one that nearly is, which says more of what is required. */
 static struct hlm_err *reason_of(struct lister *lister)
 {
-    return lister->num_families == 0 ? &lister->reason : NULL;
+    return lister->num_families == 0 && !lister->is_near ? &lister->reason : NULL;
 }
 
 static void try_family(struct lister *lister, struct hlm_strategy strategy)
@@ -184,7 +186,8 @@ static void try_family(struct lister *lister, struct hlm_strategy strategy)
     }
     struct members members = {.problem = lister->problem,
                               .is_mixed = lister->num_orders > 0 && lister->orders[0].is_mixed,
-                              .reason = reason_of(lister)};
+                              .reason = lister->num_families == 0 ? &lister->reason : NULL};
+    lister->is_near = true;
     add_members(&members, &strategy);
     if (members.num > 0) {
         /* What is legal in one order of groups is in all that were kept. */
