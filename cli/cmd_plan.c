@@ -7,6 +7,7 @@
 #include "cli/problem.h"
 #include "cli/view.h"
 #include "cli/view_front.h"
+#include "planner/columns_nearest.h"
 #include "planner/front.h"
 
 enum objective { OBJECTIVE_TIME, OBJECTIVE_COST, OBJECTIVE_PARETO };
@@ -110,6 +111,14 @@ static enum hlm_status check_point(const struct plan_options *options, struct hl
                : hlm_fail(err, HLM_USAGE, "--point names a plan of --objective pareto");
 }
 
+/* A requirement that nothing legal meets: the nearest that something does. */
+static enum hlm_status add_nearest(struct hlm_arena *arena,
+                                   const struct hlm_search_problem *problem, struct hlm_err *err)
+{
+    const char *reason = hlm_arena_strdup(arena, err->text);
+    return hlm_fail(err, HLM_NO, "%s%s", reason, hlm_columns_nearest(arena, problem));
+}
+
 /* The front, or the plan of one of its points. */
 static enum hlm_status run_pareto(struct hlm_arena *arena, const struct plan_options *options,
                                   const struct hlm_search_problem *problem, struct hlm_err *err)
@@ -117,7 +126,10 @@ static enum hlm_status run_pareto(struct hlm_arena *arena, const struct plan_opt
     const double before_s = hlm_cli_cpu_seconds();
     const struct hlm_front *front = NULL;
     const struct hlm_plan *const *plans = NULL;
-    HLM_TRY(search_front(arena, problem, &front, &plans, err));
+    const enum hlm_status status = search_front(arena, problem, &front, &plans, err);
+    if (status != HLM_OK) {
+        return status == HLM_NO ? add_nearest(arena, problem, err) : status;
+    }
     const double search_cpu_s = hlm_cli_cpu_seconds() - before_s;
     if (options->point > front->num_points) {
         return hlm_fail(err, HLM_NO, "--point %lld: the front has %d %s", (long long)options->point,
@@ -144,7 +156,10 @@ static enum hlm_status run(struct hlm_arena *arena, const void *pointer, struct 
     }
     const double before_s = hlm_cli_cpu_seconds();
     const struct hlm_plan *found = NULL;
-    HLM_TRY(search(arena, options, &problem, &found, err));
+    const enum hlm_status status = search(arena, options, &problem, &found, err);
+    if (status != HLM_OK) {
+        return status == HLM_NO ? add_nearest(arena, &problem, err) : status;
+    }
     return hlm_view_answer(arena, found, hlm_cli_cpu_seconds() - before_s, options->output,
                            options->json, err);
 }
@@ -166,8 +181,8 @@ static const struct hlm_opt opts[] = {
      .type = HLM_OPT_STRING,
      .offset = offsetof(struct plan_options, require),
      .arg = "K=V,...",
-     .help = "What the plan must have, such as tp=8,schedule=1f1b: dp, tp, pp, ep, sp=true|false, "
-             "zero, schedule, recompute, microbatch_size, offload."},
+     .help = "What the plan must have, such as tp=8,schedule=1f1b: dp, tp, pp, cp, vpp, ep, "
+             "sp=true|false, zero, schedule, recompute, microbatch_size, offload."},
     {.name = "max-gap",
      .type = HLM_OPT_DOUBLE,
      .offset = offsetof(struct plan_options, max_gap),

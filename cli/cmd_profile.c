@@ -123,6 +123,11 @@ static enum hlm_status join_groups(struct hlm_arena *arena, const struct profile
     if (options->hosts == NULL && !hlm_ranks_inside(&rank)) {
         return join_files(arena, options, parts, choice.num_ranks, err);
     }
+    if (choice.num_ranks == 1) {
+        return hlm_fail(err, HLM_USAGE,
+                        "--join %.200s: one cluster has no links to others that could be measured",
+                        options->join);
+    }
     HLM_TRY(hlm_ranks_choose(arena, &choice, err));
     return measure(arena, options, &choice, err);
 }
@@ -161,7 +166,8 @@ static void print_products(const struct hlm_device_dtype *row)
 
 static void print_joined(const char *folder, const struct hlm_cluster *cluster)
 {
-    printf("%s: %d groups\n", folder, (int)cluster->num_groups);
+    printf("%s: %d %s\n", folder, (int)cluster->num_groups,
+           cluster->num_groups == 1 ? "group" : "groups");
     for (int32_t i = 0; i < cluster->num_groups; i++) {
         const struct hlm_device_group *group = &cluster->groups[i];
         printf("  %s: %d x %d devices %s\n", group->name, (int)group->num_nodes,
@@ -247,8 +253,10 @@ static const struct hlm_opt opts[] = {
      .type = HLM_OPT_STRING,
      AT(join),
      .arg = "A,B,...",
-     .help = "Join the profiles of several kinds of machines to one mixed cluster: folders that "
-             "profile wrote, or whatever --cluster takes."},
+     .help =
+         "Join the profiles of several kinds of machines to one mixed cluster: folders that "
+         "profile wrote, or whatever --cluster takes. Of one, writes its file, to be edited, such "
+         "as with prices."},
     {.name = "hosts",
      .type = HLM_OPT_STRING,
      AT(hosts),

@@ -136,7 +136,8 @@ static enum hlm_status fail_require(struct hlm_arena *arena, const char *option,
     struct hlm_text expected;
     hlm_text_init(&expected, arena);
     if (key->texts == NULL) {
-        hlm_text_printf(&expected, "a whole number of at least %lld", (long long)key->min);
+        hlm_text_printf(&expected, "a whole number in [%lld, %lld]", (long long)key->min,
+                        (long long)key->max);
     } else {
         hlm_text_printf(&expected, "one of ");
         for (int i = 0; key->texts[i] != NULL; i++) {

@@ -52,6 +52,14 @@ struct scaling {
     const struct hlm_source *source;
 };
 
+/* A factor moves all points of a fit alike: they lie as far apart as before. */
+static struct hlm_source source_of(const struct scaling *scaling, const struct hlm_source *before)
+{
+    struct hlm_source source = *scaling->source;
+    source.spread_frac = before->spread_frac;
+    return source;
+}
+
 static const struct hlm_curve_point *scale_points(const struct scaling *scaling,
                                                   const struct hlm_curve_point *points,
                                                   int32_t num_points)
@@ -75,7 +83,7 @@ static const struct hlm_gemm_curve *scale_gemm(const struct scaling *scaling,
         scaled[i].bytes_per_s /= scaling->times;
         scaled[i].tile_start_s *= scaling->times;
         scaled[i].pack_s *= scaling->times;
-        scaled[i].source = *scaling->source;
+        scaled[i].source = source_of(scaling, &curves[i].source);
     }
     return scaled;
 }
@@ -93,7 +101,7 @@ static const struct hlm_attention_curve *scale_attention(const struct scaling *s
         scaled[i].score_s *= scaling->times;
         scaled[i].flops_per_s /= scaling->times;
         scaled[i].bytes_per_s /= scaling->times;
-        scaled[i].source = *scaling->source;
+        scaled[i].source = source_of(scaling, &curves[i].source);
     }
     return scaled;
 }
@@ -126,13 +134,13 @@ static void scale_device(struct hlm_device *device, const struct scaling *comput
         const struct scaling *scaling = is_optimizer_op(device->ops[i].op) ? optimizer : compute;
         ops[i] = device->ops[i];
         ops[i].points = scale_points(scaling, ops[i].points, ops[i].num_points);
-        ops[i].source = *scaling->source;
+        ops[i].source = source_of(scaling, &device->ops[i].source);
     }
     device->dtypes = dtypes;
     device->ops = ops;
     device->memory.t0_s *= compute->times;
     device->memory.bytes_per_s /= compute->times;
-    device->memory.source = *compute->source;
+    device->memory.source = source_of(compute, &device->memory.source);
 }
 
 static void scale_link(struct hlm_link *link, const struct scaling *scaling)
@@ -142,7 +150,7 @@ static void scale_link(struct hlm_link *link, const struct scaling *scaling)
     link->hop_alpha_s *= scaling->times;
     link->bandwidth_bytes_per_s /= scaling->times;
     link->points = scale_points(scaling, link->points, link->num_points);
-    link->source = *scaling->source;
+    link->source = source_of(scaling, &link->source);
 }
 
 static const struct hlm_collective_curve *
@@ -161,7 +169,7 @@ scale_collectives(const struct scaling *scaling, const struct hlm_collective_cur
         }
         scaled[i] = curves[i];
         scaled[i].pieces = pieces;
-        scaled[i].source = *scaling->source;
+        scaled[i].source = source_of(scaling, &curves[i].source);
     }
     return scaled;
 }

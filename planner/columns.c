@@ -14,6 +14,7 @@ struct lister {
     const struct hlm_column_order *orders; /* of the strategy at hand */
     int32_t num_orders;
     struct hlm_err reason; /* why the last candidate is not legal */
+    bool is_near;          /* it is one that would be legal with another schedule, vpp or zero */
 };
 
 static bool wanted(int32_t required, int32_t free_value, int32_t value)
@@ -65,13 +66,37 @@ static void add_member(struct members *members, const struct hlm_strategy *strat
     members->num++;
 }
 
+/* Why vpp can't be as required. */
+static void fail_chunks(const struct members *members, const struct hlm_strategy *strategy,
+                        const struct hlm_schedule_chunks *chunks)
+{
+    const int32_t vpp = members->problem->require.vpp;
+    const int32_t blocks = members->problem->model->num_layers + 2;
+    if (vpp * (int64_t)strategy->pp > blocks) {
+        (void)hlm_fail(members->reason, HLM_NO,
+                       "pp * vpp = %d * %d stages are more than the %d blocks of %s (layers, "
+                       "embedding and head)",
+                       strategy->pp, vpp, blocks, members->problem->model->name);
+    } else if (members->problem->require.schedule >= 0) {
+        (void)hlm_fail(members->reason, HLM_NO, "%s does not have vpp = %d: %d is the %s",
+                       hlm_schedule_texts[strategy->schedule], vpp,
+                       vpp < chunks->min ? chunks->min : chunks->max,
+                       vpp < chunks->min ? "least" : "most");
+    }
+}
+
 /* All vpp of one schedule. More chunks than a model has blocks are never legal, and fewer are
  * wherever more are, so the rules need to be asked once a chunk. */
 static void add_chunks(struct members *members, struct hlm_strategy strategy)
 {
     const struct hlm_search_problem *problem = members->problem;
     const struct hlm_schedule_chunks chunks = hlm_schedule_chunks(strategy.schedule);
-    const int32_t blocks = problem->model->num_layers + 2;
+    const int32_t blocks = problem->model->num_layers + 2, required = problem->require.vpp;
+    if (required > 0 && (required < chunks.min || required > chunks.max ||
+                         required * (int64_t)strategy.pp > blocks)) {
+        fail_chunks(members, &strategy, &chunks);
+        return;
+    }
     for (int32_t vpp = chunks.min; vpp <= chunks.max && vpp * (int64_t)strategy.pp <= blocks;
          vpp++) {
         strategy.vpp = vpp;
@@ -98,6 +123,13 @@ static void add_members(struct members *members, const struct hlm_strategy *fami
     const bool multiply = members->out == NULL && !members->problem->runnable_only;
     if (last > 0 && !replicated) {
         (void)hlm_fail(members->reason, HLM_NO, "zero = %d needs dp * cp > 1", last);
+        return;
+    }
+    if (require->pp == 1 && require->schedule >= 0 && require->schedule != HLM_SCHEDULE_1F1B) {
+        (void)hlm_fail(members->reason, HLM_NO,
+                       "%s with pp = 1 is left out: the work of 1f1b, with no fewer activations "
+                       "held",
+                       hlm_schedule_texts[require->schedule]);
         return;
     }
     for (int32_t zero = first; zero <= last; zero++) {
@@ -137,10 +169,11 @@ static void keep(struct lister *lister, const struct hlm_column_family *family)
     lister->families[lister->num_families++] = *family;
 }
 
-/* Where to say why a strategy is not legal; NULL once there is one that is, as nobody asks then. */
+/* Where to say why a strategy is not legal; NULL once there is one that is, as nobody asks then, or
+ * one that nearly is, which says more of what is required. */
 static struct hlm_err *reason_of(struct lister *lister)
 {
-    return lister->num_families == 0 ? &lister->reason : NULL;
+    return lister->num_families == 0 && !lister->is_near ? &lister->reason : NULL;
 }
 
 static void try_family(struct lister *lister, struct hlm_strategy strategy)
@@ -153,7 +186,8 @@ static void try_family(struct lister *lister, struct hlm_strategy strategy)
     }
     struct members members = {.problem = lister->problem,
                               .is_mixed = lister->num_orders > 0 && lister->orders[0].is_mixed,
-                              .reason = reason_of(lister)};
+                              .reason = lister->num_families == 0 ? &lister->reason : NULL};
+    lister->is_near = true;
     add_members(&members, &strategy);
     if (members.num > 0) {
         /* What is legal in one order of groups is in all that were kept. */
@@ -166,16 +200,37 @@ static void try_family(struct lister *lister, struct hlm_strategy strategy)
     }
 }
 
+/* Why ep can't be as required. */
+static void fail_experts(struct hlm_err *reason, const struct hlm_search_problem *problem,
+                         int64_t ranks)
+{
+    const int32_t ep = problem->require.ep, num_experts = problem->model->moe.num_experts;
+    if (num_experts == 0) {
+        (void)hlm_fail(reason, HLM_NO, "ep = %d needs a model with experts", ep);
+    } else if (num_experts % ep != 0) {
+        (void)hlm_fail(reason, HLM_NO, "ep = %d does not divide moe.num_experts = %d", ep,
+                       num_experts);
+    } else {
+        (void)hlm_fail(reason, HLM_NO, "ep = %d does not divide dp * cp * tp = %lld", ep,
+                       (long long)ranks);
+    }
+}
+
 static void try_experts(struct lister *lister, struct hlm_strategy strategy)
 {
     const int32_t num_experts = lister->problem->model->moe.num_experts;
     const int64_t ranks = (int64_t)strategy.dp * strategy.cp * strategy.tp;
+    bool tried = false;
     for (int32_t ep = 1; ep == 1 || ep <= num_experts; ep++) {
         const bool divides = ep == 1 || (num_experts % ep == 0 && ranks % ep == 0);
         if (divides && wanted(lister->problem->require.ep, 0, ep)) {
             strategy.ep = ep;
             try_family(lister, strategy);
+            tried = true;
         }
+    }
+    if (!tried) {
+        fail_experts(reason_of(lister), lister->problem, ranks);
     }
 }
 
@@ -188,6 +243,12 @@ static void try_sizes(struct lister *lister, struct hlm_strategy strategy)
                        "dp = %d does not divide global_batch_size = %lld", strategy.dp,
                        (long long)strategy.global_batch_size);
         return;
+    }
+    if (require->microbatch_size > 0 && per_replica % require->microbatch_size != 0) {
+        (void)hlm_fail(reason_of(lister), HLM_NO,
+                       "dp * microbatch_size = %d * %lld does not divide global_batch_size = %lld",
+                       strategy.dp, (long long)require->microbatch_size,
+                       (long long)strategy.global_batch_size);
     }
     for (int64_t size = 1; size <= per_replica; size++) {
         const bool fits = require->microbatch_size == 0 || require->microbatch_size == size;

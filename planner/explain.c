@@ -199,6 +199,7 @@ enum hlm_status hlm_explain_runner_up(struct hlm_arena *arena, const struct hlm_
     const struct hlm_plan_runner_up *runner = &plan->runners_up[index];
     const struct hlm_plan *priced = NULL, *alternative = NULL;
     HLM_TRY(hlm_explain_price(arena, plan, &priced, err));
+    HLM_TRY(hlm_plan_check_runner_up(plan, index, err));
     HLM_TRY(hlm_plan_price(arena, &plan->model, &plan->cluster, &runner->strategy, runner->stages,
                            runner->num_stages, &alternative, NULL, err));
     struct hlm_explain_alternative answer = {

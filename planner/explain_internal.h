@@ -52,7 +52,7 @@ bool hlm_explain_same_strategy(const struct hlm_strategy *a, const struct hlm_st
 
 /* --- explain_misfit.c --- */
 
-/* The rule because of which no strategy is legal. `listed`: the message of hlm_columns_list, for
+/* The rule because of which no strategy is legal, and what is legal instead. `listed`: the message of hlm_columns_list, for
  * rules that are about no single strategy. */
 const char *hlm_explain_rule(struct hlm_arena *arena, const struct hlm_plan *plan,
                              const struct hlm_search_problem *problem, const char *listed);

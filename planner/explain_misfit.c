@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "planner/columns_nearest.h"
 #include "planner/explain_internal.h"
 #include "planner/infeasible.h"
 
@@ -62,7 +63,7 @@ static struct hlm_strategy nearest_strategy(const struct hlm_plan *plan,
     return near;
 }
 
-const char *hlm_explain_rule(struct hlm_arena *arena, const struct hlm_plan *plan,
+static const char *find_rule(struct hlm_arena *arena, const struct hlm_plan *plan,
                              const struct hlm_search_problem *problem, const char *listed)
 {
     const struct hlm_search_require *require = &problem->require;
@@ -92,6 +93,13 @@ const char *hlm_explain_rule(struct hlm_arena *arena, const struct hlm_plan *pla
         return "zero with dp * cp = 1 is left out: there is nobody to share states with";
     }
     return hlm_arena_strdup(arena, listed);
+}
+
+const char *hlm_explain_rule(struct hlm_arena *arena, const struct hlm_plan *plan,
+                             const struct hlm_search_problem *problem, const char *listed)
+{
+    return hlm_arena_printf(arena, "%s%s", find_rule(arena, plan, problem, listed),
+                            hlm_columns_nearest(arena, problem));
 }
 
 /* --- what would let it fit --- */

@@ -1,6 +1,7 @@
 #include "planner/plan_offer.h"
 #include "planner/plan_places.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum hlm_block_kind hlm_plan_layer_kind(const struct hlm_model *model, int32_t layer)
@@ -185,6 +186,19 @@ enum hlm_status hlm_plan_check_placement(const struct hlm_plan *plan, const char
                         where, plan->strategy.pp * plan->strategy.vpp, plan->num_stages);
     }
     return check_stages(plan, where, err);
+}
+
+enum hlm_status hlm_plan_check_runner_up(const struct hlm_plan *plan, int32_t index,
+                                         struct hlm_err *err)
+{
+    const struct hlm_plan_runner_up *runner = &plan->runners_up[index];
+    struct hlm_plan other = *plan;
+    other.strategy = runner->strategy;
+    other.stages = runner->stages;
+    other.num_stages = runner->num_stages;
+    char where[40];
+    (void)snprintf(where, sizeof(where), "$.runners_up[%d]", index);
+    return hlm_plan_check_placement(&other, where, err);
 }
 
 static enum hlm_status check_plan(struct hlm_arena *arena, struct hlm_plan *plan, const char *where,

@@ -161,6 +161,11 @@ HLM_MUST_CHECK enum hlm_status hlm_plan_read(struct hlm_arena *arena, const char
 HLM_MUST_CHECK enum hlm_status hlm_plan_check_placement(const struct hlm_plan *plan,
                                                         const char *where, struct hlm_err *err);
 
+/* The same of a runner-up, for the plan's model and cluster: hlm_plan_read takes it as it is, so
+ * that an edited plan may hold stale ones, but it must be checked before it is priced. */
+HLM_MUST_CHECK enum hlm_status hlm_plan_check_runner_up(const struct hlm_plan *plan, int32_t index,
+                                                        struct hlm_err *err);
+
 /* hlm_plan_read from a text; `name` is how messages call it. */
 HLM_MUST_CHECK enum hlm_status hlm_plan_read_text(struct hlm_arena *arena, const char *name,
                                                   const char *text, size_t length,

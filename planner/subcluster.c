@@ -184,7 +184,8 @@ enum hlm_status hlm_subclusters_check_prices(const struct hlm_cluster *cluster, 
         if (!(cluster->groups[g].price_per_device_hour > 0.0)) {
             return hlm_fail(err, HLM_INPUT,
                             "%s: $.groups[%d].price_per_device_hour: the group \"%.100s\" has no "
-                            "price to compare plans by; a cluster file can give it one",
+                            "price to compare plans by; a cluster file can give it one (hlmplan "
+                            "profile --join writes the file of any cluster)",
                             where, g, cluster->groups[g].name);
         }
     }

@@ -6,6 +6,7 @@
 #include "planner/verify_offer.h"
 #include "planner/verify_prices.h"
 #include "planner/verify_ranked.h"
+#include "planner/verify_require.h"
 #include "planner/verify_shares.h"
 #include "planner/verify_ways.h"
 
@@ -24,6 +25,42 @@ static enum hlm_status compare_seconds(const char *what, double claimed_s, doubl
                     claimed_s, own_s);
 }
 
+static enum hlm_status compare_number(const char *what, double claimed, double own,
+                                      struct hlm_err *err)
+{
+    if (fabs(claimed - own) <= 1e-9 * fabs(own)) {
+        return HLM_OK;
+    }
+    return hlm_fail(err, HLM_NO, "%s: the plan says %.9g, priced again it is %.9g", what, claimed,
+                    own);
+}
+
+/* What follows from the step time. */
+static enum hlm_status compare_rates(const struct hlm_plan_prediction *claimed,
+                                     const struct hlm_plan_prediction *own, struct hlm_err *err)
+{
+    HLM_TRY(compare_number("prediction.mfu", claimed->mfu, own->mfu, err));
+    HLM_TRY(
+        compare_number("prediction.tokens_per_s", claimed->tokens_per_s, own->tokens_per_s, err));
+    HLM_TRY(compare_number("prediction.cost_per_token", claimed->cost_per_token,
+                           own->cost_per_token, err));
+    HLM_TRY(compare_seconds("prediction.interval.low_s", claimed->interval.low_s,
+                            own->interval.low_s, err));
+    return compare_seconds("prediction.interval.high_s", claimed->interval.high_s,
+                           own->interval.high_s, err);
+}
+
+static enum hlm_status compare_bytes(int32_t index, const char *what, int64_t claimed, int64_t own,
+                                     struct hlm_err *err)
+{
+    if (claimed == own) {
+        return HLM_OK;
+    }
+    return hlm_fail(err, HLM_NO,
+                    "prediction.memory[%d].%s: the plan says %lld, priced again it is %lld", index,
+                    what, (long long)claimed, (long long)own);
+}
+
 static enum hlm_status compare_memory(const struct hlm_plan *plan, const struct hlm_plan *own,
                                       struct hlm_err *err)
 {
@@ -34,11 +71,18 @@ static enum hlm_status compare_memory(const struct hlm_plan *plan, const struct 
     for (int32_t s = 0; s < own->prediction.num_memory; s++) {
         const struct hlm_stage_memory *claimed = &plan->prediction.memory[s];
         const struct hlm_stage_memory *priced = &own->prediction.memory[s];
+        HLM_TRY(compare_bytes(s, "stage", claimed->stage, priced->stage, err));
         if (claimed->peak_bytes != priced->peak_bytes) {
             return hlm_fail(err, HLM_NO,
                             "prediction.memory[%d]: the plan says a peak of %lld bytes, priced "
                             "again it is %lld",
                             s, (long long)claimed->peak_bytes, (long long)priced->peak_bytes);
+        }
+        HLM_TRY(compare_bytes(s, "limit_bytes", claimed->limit_bytes, priced->limit_bytes, err));
+        HLM_TRY(compare_bytes(s, "host_bytes", claimed->host_bytes, priced->host_bytes, err));
+        for (int32_t kind = 0; kind < HLM_NUM_MEMORY_KINDS; kind++) {
+            HLM_TRY(compare_bytes(s, hlm_memory_kind_texts[kind], claimed->bytes[kind],
+                                  priced->bytes[kind], err));
         }
     }
     return HLM_OK;
@@ -67,6 +111,7 @@ static enum hlm_status check_plan(struct hlm_arena *arena, const struct hlm_plan
                            plan->num_stages, &own, NULL, err));
     HLM_TRY(compare_seconds("prediction.step_time_s", plan->prediction.step_time_s,
                             own->prediction.step_time_s, err));
+    HLM_TRY(compare_rates(&plan->prediction, &own->prediction, err));
     HLM_TRY(compare_memory(plan, own, err));
     HLM_TRY(compare_parts(&plan->prediction.parts, &own->prediction.parts, err));
     *out_step_s = own->prediction.step_time_s;
@@ -79,10 +124,22 @@ static enum hlm_status check_runners_up(struct hlm_arena *arena, const struct hl
     for (int32_t i = 0; i < plan->num_runners_up; i++) {
         const struct hlm_plan_runner_up *runner = &plan->runners_up[i];
         const struct hlm_plan *own = NULL;
+        HLM_TRY(hlm_plan_check_runner_up(plan, i, err));
         HLM_TRY(hlm_plan_price(arena, &plan->model, &plan->cluster, &runner->strategy,
                                runner->stages, runner->num_stages, &own, NULL, err));
         HLM_TRY(
             compare_seconds("runners_up", runner->step_time_s, own->prediction.step_time_s, err));
+        HLM_TRY(compare_seconds("runners_up: interval.low_s", runner->interval.low_s,
+                                own->prediction.interval.low_s, err));
+        HLM_TRY(compare_seconds("runners_up: interval.high_s", runner->interval.high_s,
+                                own->prediction.interval.high_s, err));
+        if (runner->within_uncertainty !=
+            hlm_plan_intervals_meet(&runner->interval, &plan->prediction.interval)) {
+            return hlm_fail(err, HLM_NO,
+                            "runners_up[%d].within_uncertainty = %s, which the intervals of the "
+                            "two do not say",
+                            i, runner->within_uncertainty ? "true" : "false");
+        }
         if (own->prediction.step_time_s < step_s * (1 - slack_frac)) {
             return hlm_fail(err, HLM_NO,
                             "runners_up[%d] takes %.9g s, less than the %.9g s of the plan", i,
@@ -559,6 +616,8 @@ static enum hlm_status check_certificate(struct hlm_arena *arena, const struct h
                                          struct hlm_err *err)
 {
     const struct hlm_plan_certificate *certificate = plan->certificate;
+    HLM_TRY(hlm_verify_require(&certificate->require, &plan->strategy, plan->stages,
+                               plan->num_stages, "the plan", err));
     HLM_TRY(check_sums(plan, step_s, err));
     HLM_TRY(hlm_verify_bound(arena, plan, report, err));
     if (report->num_columns != certificate->num_columns) {

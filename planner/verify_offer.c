@@ -5,6 +5,7 @@
 
 #include "planner/columns_places.h"
 #include "planner/verify.h"
+#include "planner/verify_require.h"
 
 /* Sums in another order may differ by this much. */
 static const double slack_frac = 1e-6;
@@ -212,6 +213,8 @@ static enum hlm_status price_on(const struct claims *claims, const char *object,
         claims->err->status = HLM_NO;
         return HLM_NO;
     }
+    HLM_TRY(hlm_verify_require(claims->require, &claimed->strategy, claimed->stages,
+                               claimed->num_stages, where, claims->err));
     return hlm_plan_price(claims->arena, &claimed->model, &claimed->cluster, &claimed->strategy,
                           claimed->stages, claimed->num_stages, out, NULL, claims->err);
 }
@@ -357,6 +360,9 @@ static enum hlm_status check_point(const struct claims *claims, const struct hlm
         compare(claims, "points", index, "tokens_per_s", point->tokens_per_s, own->tokens_per_s));
     HLM_TRY(compare(claims, "points", index, "cost_per_token", point->cost_per_token,
                     own->cost_per_token));
+    /* It pays for all of its subcluster. */
+    HLM_TRY(compare(claims, "points", index, "cost_per_token", point->cost_per_token,
+                    cost_of(claims, point->subcluster, own->step_time_s)));
     HLM_TRY(compare_gap(claims, "points", index, point->gap_frac, find_gap(claims, point)));
     HLM_TRY(compare(claims, "points", index, "interval.low_s", point->interval.low_s,
                     own->interval.low_s));

@@ -147,7 +147,7 @@ HLM_MUST_CHECK enum hlm_status hlm_cluster_join(struct hlm_arena *arena,
                                                 struct hlm_err *err);
 
 /* The parts of "fast/,slow/,h100-sxm:4x8", each as hlm_cluster_load takes it, labelled with the
- * last name of its path. HLM_INPUT: one can't be loaded, or there is only one. */
+ * last name of its path. HLM_INPUT: one can't be loaded, or there is none. */
 HLM_MUST_CHECK enum hlm_status hlm_cluster_load_parts(struct hlm_arena *arena, const char *text,
                                                       const struct hlm_cluster_part **out,
                                                       int32_t *out_num, struct hlm_err *err);

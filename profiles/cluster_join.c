@@ -65,9 +65,8 @@ enum hlm_status hlm_cluster_load_parts(struct hlm_arena *arena, const char *text
         HLM_TRY(hlm_cluster_load(arena, piece, &parts[num].cluster, err));
         num++;
     }
-    if (num < 2) {
-        return hlm_fail(err, HLM_INPUT,
-                        "\"%.200s\": expected two clusters or more, separated by commas", text);
+    if (num == 0) {
+        return hlm_fail(err, HLM_INPUT, "\"%.200s\": expected clusters, separated by commas", text);
     }
     *out = parts;
     *out_num = num;

@@ -227,6 +227,20 @@ static enum hlm_status read_one_line(struct hlm_arena *arena, const char *text,
     return HLM_OK;
 }
 
+/* No cluster, but perhaps a device, of which it was not said how many. */
+static enum hlm_status fail_device(struct hlm_arena *arena, const char *name, struct hlm_err *err)
+{
+    const struct hlm_builtin *device = NULL;
+    struct hlm_err unused;
+    if (hlm_resolve_builtin(arena, "devices", "device", name, &device, &unused) == HLM_OK) {
+        return hlm_fail(err, HLM_INPUT,
+                        "no cluster \"%.100s\", which is a device: expected how many of it, as in "
+                        "%.100s:4x8 (4 nodes of 8)",
+                        name, name);
+    }
+    return err->status;
+}
+
 enum hlm_status hlm_cluster_load(struct hlm_arena *arena, const char *text_or_path,
                                  const struct hlm_cluster **out, struct hlm_err *err)
 {
@@ -241,6 +255,8 @@ enum hlm_status hlm_cluster_load(struct hlm_arena *arena, const char *text_or_pa
     if (strchr(text_or_path, ':') != NULL || strchr(text_or_path, '+') != NULL) {
         return read_one_line(arena, text_or_path, out, err);
     }
-    HLM_TRY(hlm_resolve_builtin(arena, folder, "cluster", text_or_path, &builtin, err));
+    if (hlm_resolve_builtin(arena, folder, "cluster", text_or_path, &builtin, err) != HLM_OK) {
+        return fail_device(arena, text_or_path, err);
+    }
     return read_builtin(arena, builtin, out, err);
 }

@@ -129,7 +129,7 @@ enum hlm_status hlm_launch_hosts_parse(struct hlm_launch_hosts *out, struct hlm_
     }
     if (total < num_ranks) {
         return hlm_fail(err, HLM_USAGE,
-                        "--hosts gives %" PRId64 " slots, but the plan has %" PRId32 " ranks",
+                        "--hosts has slots for %" PRId64 " ranks, but %" PRId32 " are needed",
                         total, num_ranks);
     }
     fill_hosts(arena, all, num, num_ranks, &hosts);

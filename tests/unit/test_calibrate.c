@@ -69,6 +69,31 @@ static void finds_the_factors(void **state)
     hlm_arena_free(fixture.arena);
 }
 
+/* The points of a fit lie as far apart as before, so predictions are no more certain. */
+static void spread_stays(void **state)
+{
+    (void)state;
+    struct fixture fixture = setup(1.25, 1.25, 2.0);
+    struct hlm_plan plan = *fixture.plan;
+    struct hlm_device_group group = plan.cluster.groups[0];
+    struct hlm_device_dtype dtype = group.device.dtypes[0];
+    struct hlm_gemm_curve *gemm =
+        hlm_arena_memdup(fixture.arena, dtype.gemm, (size_t)dtype.num_gemm * sizeof(*gemm));
+    gemm[0].source.spread_frac = 0.03;
+    dtype.gemm = gemm;
+    group.device.dtypes = &dtype;
+    group.device.num_dtypes = 1;
+    group.device.memory.source.spread_frac = 0.02;
+    plan.cluster.groups = &group;
+    fixture.plan = &plan;
+    struct hlm_calibration calibration;
+    check_ok(calibrate(&fixture, &calibration), &fixture.err);
+    const struct hlm_device *device = &calibration.cluster->groups[0].device;
+    check_close(device->dtypes[0].gemm[0].source.spread_frac, 0.03, 0.0);
+    check_close(device->memory.source.spread_frac, 0.02, 0.0);
+    hlm_arena_free(fixture.arena);
+}
+
 static void equal_changes_nothing(void **state)
 {
     (void)state;
@@ -135,6 +160,7 @@ static void refuses_what_it_cannot_explain(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(finds_the_factors),
+                                       cmocka_unit_test(spread_stays),
                                        cmocka_unit_test(equal_changes_nothing),
                                        cmocka_unit_test(virtual_time_says_nothing_of_links),
                                        cmocka_unit_test(emulated_rank_says_nothing_of_links),

@@ -117,10 +117,27 @@ static void test_parts(void **state)
     assert_string_equal(parts[1].label, "faults");
     assert_string_equal(parts[2].label, "dgx-a100");
     assert_string_equal(parts[2].cluster->name, "dgx-a100");
-    check_fails(hlm_cluster_load_parts(arena, "dgx-a100", &parts, &num, &err), HLM_INPUT, &err,
-                "expected two clusters or more");
+    check_fails(hlm_cluster_load_parts(arena, ",", &parts, &num, &err), HLM_INPUT, &err,
+                "expected clusters, separated by commas");
     check_fails(hlm_cluster_load_parts(arena, "dgx-a100,nowhere/", &parts, &num, &err), HLM_INPUT,
                 &err, "nowhere/");
+}
+
+/* A cluster by itself stays what it is, but for the names of its groups. */
+static void test_one_part(void **state)
+{
+    struct hlm_arena *arena = *state;
+    const struct hlm_cluster_part *parts = NULL;
+    const struct hlm_cluster *joined = NULL;
+    int32_t num = 0;
+    struct hlm_err err;
+    check_ok(hlm_cluster_load_parts(arena, "h100-sxm:2x8+a100-sxm-80g:4x8", &parts, &num, &err),
+             &err);
+    assert_int_equal(num, 1);
+    check_ok(hlm_cluster_join(arena, parts, num, NULL, &joined, &err), &err);
+    assert_int_equal(joined->num_groups, 2);
+    assert_int_equal(joined->num_links, parts[0].cluster->num_links);
+    assert_int_equal(joined->groups[1].num_nodes, 4);
 }
 
 int main(void)
@@ -130,6 +147,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_measured, setup, teardown),
         cmocka_unit_test_setup_teardown(test_worse_of_two, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unknown_network, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_parts, setup, teardown)};
+        cmocka_unit_test_setup_teardown(test_parts, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_one_part, setup, teardown)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

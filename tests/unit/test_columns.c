@@ -164,6 +164,26 @@ static void nothing_legal_says_why(void **state)
     small.problem.global_batch_size = 6;
     check_fails(hlm_columns_list(arena, &small.problem, &columns, &num, &err), HLM_NO, &err,
                 "dp = 4 does not divide global_batch_size = 6");
+    small.problem.require.dp = 0;
+    small.problem.require.microbatch_size = 4;
+    check_fails(hlm_columns_list(arena, &small.problem, &columns, &num, &err), HLM_NO, &err,
+                "dp * microbatch_size = 1 * 4 does not divide global_batch_size = 6");
+    small.problem.require.microbatch_size = 0;
+    small.problem.require.ep = 2;
+    check_fails(hlm_columns_list(arena, &small.problem, &columns, &num, &err), HLM_NO, &err,
+                "ep = 2 needs a model with experts");
+    small.problem.require.ep = 0;
+    small.problem.require.vpp = 5;
+    check_fails(hlm_columns_list(arena, &small.problem, &columns, &num, &err), HLM_NO, &err,
+                "pp * vpp = 2 * 5 stages are more than the 6 blocks");
+    small.problem.require.vpp = 2;
+    small.problem.require.schedule = HLM_SCHEDULE_GPIPE;
+    check_fails(hlm_columns_list(arena, &small.problem, &columns, &num, &err), HLM_NO, &err,
+                "gpipe does not have vpp = 2: 1 is the most");
+    small.problem.require.vpp = 0;
+    small.problem.require.pp = 1;
+    check_fails(hlm_columns_list(arena, &small.problem, &columns, &num, &err), HLM_NO, &err,
+                "gpipe with pp = 1 is left out");
     hlm_arena_free(arena);
 }
 

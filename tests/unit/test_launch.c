@@ -549,7 +549,7 @@ static void test_hosts(void **state)
     assert_int_equal(hosts.num, 2); /* the last has no rank */
     assert_int_equal(hosts.num_ranks[1], 2);
     check_fails(hlm_launch_hosts_parse(&hosts, arena, "a:2,b:1", 4, &err), HLM_USAGE, &err,
-                "gives 3 slots, but the plan has 4 ranks");
+                "has slots for 3 ranks, but 4 are needed");
     static const char *const wrong[] = {
         "a:",   "a:0", "a:-1", "a:x", "a:2x", ":2", "a b:2", "-oProxyCommand=x:1", "a:99999999999",
         "[::1", "a:+1"};

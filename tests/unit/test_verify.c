@@ -64,7 +64,7 @@ static void restricted_searches_hold(void **state)
     hlm_arena_free(searched.arena);
 }
 
-/* With each offload, and a bound that is not about plans with it is refused. */
+/* With each offload, and a certificate of plans without it is refused. */
 static void searches_with_offload_hold(void **state)
 {
     (void)state;
@@ -84,7 +84,7 @@ static void searches_with_offload_hold(void **state)
         searched.certificate = *plan->certificate;
         searched.certificate.require.offload = HLM_OFFLOAD_NONE; /* faster ones are left out */
         searched.plan.certificate = &searched.certificate;
-        check_refused(&searched, "certificate");
+        check_refused(&searched, "offload = 0 was required");
     }
 }
 
@@ -95,6 +95,67 @@ static void a_faster_step_is_noticed(void **state)
     searched_init(&searched, 4LL << 30, 0.01);
     searched.plan.prediction.step_time_s *= 0.999;
     check_refused(&searched, "prediction.step_time_s");
+}
+
+/* Numbers of a prediction, each falsified by itself. */
+static void other_predictions_are_noticed(void **state)
+{
+    (void)state;
+    static const char *const parts[] = {"prediction.mfu",
+                                        "prediction.tokens_per_s",
+                                        "prediction.cost_per_token",
+                                        "prediction.interval.low_s",
+                                        "prediction.interval.high_s",
+                                        "prediction.memory[0].limit_bytes",
+                                        "prediction.memory[0].stage",
+                                        "prediction.memory[0].host_bytes",
+                                        "prediction.memory[0].optimizer_bytes",
+                                        "runners_up[0].within_uncertainty"};
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        struct searched searched;
+        searched_init(&searched, 4LL << 30, 0.01);
+        struct hlm_plan_prediction *prediction = &searched.plan.prediction;
+        struct hlm_stage_memory memory[16];
+        assert_in_range(prediction->num_memory, 1, 16);
+        memcpy(memory, prediction->memory, (size_t)prediction->num_memory * sizeof(*memory));
+        prediction->memory = memory;
+        struct hlm_plan_runner_up runner = searched.plan.runners_up[0];
+        searched.plan.runners_up = &runner;
+        searched.plan.num_runners_up = 1;
+        prediction->mfu *= i == 0 ? 1.01 : 1.0;
+        prediction->tokens_per_s *= i == 1 ? 1.01 : 1.0;
+        prediction->cost_per_token += i == 2 ? 1e-6 : 0.0;
+        prediction->interval.low_s *= i == 3 ? 0.99 : 1.0;
+        prediction->interval.high_s *= i == 4 ? 1.01 : 1.0;
+        memory[0].limit_bytes += i == 5 ? 1 : 0;
+        memory[0].stage += i == 6 ? 1 : 0;
+        memory[0].host_bytes += i == 7 ? 1 : 0;
+        memory[0].bytes[HLM_MEMORY_OPTIMIZER] += i == 8 ? 1 : 0;
+        runner.within_uncertainty ^= i == 9;
+        check_refused(&searched, parts[i]);
+    }
+}
+
+/* It is placed on a group that does not exist; and a plan that is not as was required. */
+static void what_cannot_be_is_noticed(void **state)
+{
+    (void)state;
+    struct searched searched;
+    searched_init(&searched, 4LL << 30, 0.01);
+    struct hlm_plan_runner_up runner = searched.plan.runners_up[0];
+    struct hlm_plan_stage *stages = hlm_arena_memdup(searched.arena, runner.stages,
+                                                     (size_t)runner.num_stages * sizeof(*stages));
+    struct hlm_verify_report report;
+    struct hlm_err err;
+    stages[0].device_group = 1;
+    runner.stages = stages;
+    searched.plan.runners_up = &runner;
+    searched.plan.num_runners_up = 1;
+    check_fails(hlm_verify(searched.arena, &searched.plan, &report, &err), HLM_INPUT, &err,
+                "$.runners_up[0]: $.stages[0].device_group");
+    searched.plan.num_runners_up = 0;
+    searched.certificate.require.zero = searched.plan.strategy.zero == 3 ? 2 : 3;
+    check_refused(&searched, "was required");
 }
 
 /* A bound that is too high: some column beats it. */
@@ -163,6 +224,8 @@ int main(void)
         cmocka_unit_test(restricted_searches_hold),
         cmocka_unit_test(searches_with_offload_hold),
         cmocka_unit_test(a_faster_step_is_noticed),
+        cmocka_unit_test(other_predictions_are_noticed),
+        cmocka_unit_test(what_cannot_be_is_noticed),
         cmocka_unit_test(a_bound_too_high_is_noticed),
         cmocka_unit_test(counts_are_checked),
         cmocka_unit_test(a_runner_up_that_wins_is_noticed),
