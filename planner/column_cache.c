@@ -97,9 +97,8 @@ static void add_group(struct key *key, const struct hlm_pricer_cache *cache,
     key_add_shape(key, &shape);
 }
 
-/* What the operators of layers depend on. `strategy` as pipeline rank pp sees it, the first of
- * those that are alike; so below. */
-/* What the operators of a layer and the prices of its kernels depend on. */
+/* What the operators of a layer and the prices of its kernels depend on. `strategy` as pipeline
+ * rank pp sees it, the first of those that are alike; so below. */
 static struct key kernels_key(const struct hlm_pricer_cache *cache,
                               const struct hlm_strategy *strategy, int32_t pp)
 {
@@ -114,6 +113,7 @@ static struct key kernels_key(const struct hlm_pricer_cache *cache,
     return key;
 }
 
+/* What its operators depend on, collectives too. */
 static struct key layer_key(const struct hlm_pricer_cache *cache,
                             const struct hlm_strategy *strategy, int32_t pp)
 {
@@ -136,8 +136,11 @@ static struct key priced_key(const struct hlm_pricer_cache *cache,
 static struct key pricer_key(const struct hlm_pricer_cache *cache,
                              const struct hlm_strategy *strategy, int32_t pp)
 {
+    const bool has_jitter = hlm_lowering_framework(strategy->lowering)->jitter_frac > 0.0;
     struct key key = priced_key(cache, strategy, pp);
     key_add(&key, hlm_schedule_splits(strategy->schedule) ? 1 : 0);
+    /* Columns of a mixed cluster may leave groups out: the fewer the ranks, the less they lag. */
+    key_add(&key, has_jitter ? hlm_strategy_world_size(strategy) : 0);
     if (strategy->zero >= 2) {
         key_add(&key, strategy->zero);
         key_add(&key, strategy->dp);
