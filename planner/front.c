@@ -61,6 +61,7 @@ static enum hlm_status search_subcluster(struct market *market, int32_t subclust
                          market->progress == NULL ? NULL : report_subcluster, market, &result, err);
     if (status == HLM_NO) {
         known->outcome = HLM_SUBCLUSTER_INFEASIBLE;
+        known->lower_bound_s = 0.0; /* of a search that was cut off before */
         return HLM_OK;
     }
     HLM_TRY(status);
