@@ -150,12 +150,6 @@ const struct hlm_rank_held *hlm_schedule_held(struct hlm_arena *arena,
 const struct hlm_rank_held *hlm_schedule_held_apart(struct hlm_arena *arena,
                                                     const struct hlm_schedule *schedule);
 
-/* The largest h known for which the peak of activations is at least h times the sum of all stages'
- * amounts, whatever the amounts: the least entry of a row, or of the mean of all rows. mean
- * [num_chunks], filled unless NULL: the entries of that row or mean, so that the peak is at least
- * sum_c mean[c] * amount[c]. */
-double hlm_rank_held_least(const struct hlm_rank_held *held, double *mean);
-
 /* The row of `held` with the largest sum of counts[c] * amounts[stages[c]]. */
 int32_t hlm_rank_held_most(const struct hlm_rank_held *held, const int64_t *amounts);
 
