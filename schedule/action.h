@@ -81,7 +81,7 @@ struct hlm_schedule {
 
 /* The compute actions of a schedule (no sends yet). One row of a table per kind: builder, legality,
  * activations in flight. The orders are those of the publications, made for stages of equal times
- * (list_schedule.h has one for others):
+ * (order.h finds some for others):
  *   gpipe         all forwards, then all backwards
  *   1f1b          num_ranks - 1 - r forwards ahead on rank r, then a forward and a backward in turn
  *   1f1b-overlap  twice as many forwards ahead
