@@ -162,10 +162,11 @@ const struct hlm_command hlm_cmd_check = {
     .name = "check",
     .summary = "verify a plan and its certificate",
     .description =
-        "Verifies a plan with code that shares nothing with the search: lists all legal strategies "
-        "again, bounds each by an exact method of its own, simulates the winner, and compares "
-        "times, memory and counts; what is said of prices is checked for every subcluster. Exits "
-        "with 1 and names the first claim that does not hold.",
+        "Verifies a plan: lists all legal strategies again, bounds each (those of gpipe and 1f1b "
+        "by an exact method that shares nothing with the search, those of other schedules by its "
+        "bounds, with whatever these leave simulated), and compares times, memory and counts; "
+        "what is said of prices is checked for every subcluster. Exits with 1 and names the first "
+        "claim that does not hold.",
     .example = "hlmplan check plan.json",
     .opts = opts,
     .positionals = positionals,

@@ -3,12 +3,15 @@
  * A profile says how the time of a kernel depends on its size; a cluster in daily use is slower or
  * faster than the profile's machine by a factor that hardly depends on size (clocks, power, other
  * libraries): a kernel model of one source predicts another source within 1 to 6 % after one
- * scalar. So calibration scales, and fits nothing else: compute    times of matrix products,
- * attention and memory-bound operators by (measured / predicted) of forward + backward optimizer
- * times of the optimizer's operators (sum_squares, adamw, fill_zero) by that of the optimizer,
- * where the device has curves of them links      times of messages and collectives by that of
- * tensor_parallel + data_parallel, only where the run measured them (not in virtual time) and they
- * are at least one per cent of the step. Peaks, memory sizes and prices stay.
+ * scalar. So calibration scales, and fits nothing else:
+ *   compute    times of matrix products, attention and memory-bound operators by (measured /
+ *              predicted) of forward + backward
+ *   optimizer  times of the optimizer's operators (sum_squares, adamw, fill_zero) by that of the
+ *              optimizer, where the device has curves of them
+ *   links      times of messages and collectives by that of tensor_parallel + data_parallel, only
+ *              where the run measured them (not in virtual time) and they are at least one per cent
+ *              of the step
+ * Peaks, memory sizes and prices stay.
  *
  * A run of one emulated rank measured its device's kernels: compute and optimizer come from what
  * the plan promised of that rank; links are left alone, as communication was the plan's own.

@@ -61,9 +61,10 @@ bool hlm_layout_group_is_mutual(const struct hlm_strategy *strategy, enum hlm_gr
  *   num_nodes        nodes of the group of this stage that spans most
  *   ranks_per_node   num_ranks / num_nodes, rounded up
  *   groups_per_node  groups of this stage with ranks on the node where most meet: they share its
- * network Groups that span stages (PP, EMBEDDING, MODEL, WORLD): num_nodes of the group of the
- * stage's first rank, counted over all its stages. Takes a time that does not grow with the number
- * of ranks (for these four: with pp), and allocates nothing. */
+ *                    network
+ * Groups that span stages (PP, EMBEDDING, MODEL, WORLD): num_nodes of the group of the stage's
+ * first rank, counted over all its stages. Takes a time that does not grow with the number of ranks
+ * (for these four: with pp), and allocates nothing. */
 struct hlm_group_shape {
     int32_t num_ranks, num_nodes, ranks_per_node, groups_per_node;
 };

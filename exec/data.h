@@ -2,14 +2,16 @@
  *
  * Every sample of the whole run has a global index g = step * global_batch_size + position, and its
  * content depends on g and the seed only, so that any layout of ranks sees the same batches.
- *   synthetic: token j of sample g = floor(uniform(key "tokens", g * (seq_len + 1) + j) *
- * vocab_size) text file: bytes of the file from offset floor(uniform(key "offset", g) * (size -
- * seq_len)) decoder: inputs are tokens 0 .. seq_len-1, targets tokens 1 .. seq_len. encoder:
- * position j is masked when uniform(key "mask", g * seq_len + j) < 0.15 or j = g mod seq_len; a
- * masked input is token vocab_size - 1, its target the original; other targets are -1. vit: pixel =
- * normal(key "pixels", ((g * channels + c)
- * * image_size + y) * image_size + x) in fp32, label = floor(uniform(key "labels", g) *
- * num_classes). A key is hlm_hash(HLM_HASH_START, name) ^ seed.
+ *   synthetic  token j of sample g = floor(uniform(key "tokens", g * (seq_len + 1) + j) *
+ *              vocab_size)
+ *   text file  bytes of the file from offset floor(uniform(key "offset", g) * (size - seq_len))
+ *   decoder    inputs are tokens 0 .. seq_len-1, targets tokens 1 .. seq_len
+ *   encoder    position j is masked when uniform(key "mask", g * seq_len + j) < 0.15 or j = g mod
+ *              seq_len; a masked input is token vocab_size - 1, its target the original; other
+ *              targets are -1
+ *   vit        pixel = normal(key "pixels", ((g * channels + c) * image_size + y) * image_size + x)
+ *              in fp32, label = floor(uniform(key "labels", g) * num_classes)
+ * A key is hlm_hash(HLM_HASH_START, name) ^ seed.
  */
 #ifndef HLM_EXEC_DATA_H
 #define HLM_EXEC_DATA_H

@@ -20,16 +20,21 @@
  * S_{l+1} - 2 c_l.
  *
  * end_s >= sum_{u<s} (F_u + c_u) + row_s with row_s the largest of
- *   (1) m T_s                             all its work stands behind the start of F_0(s)
- *   (2) S_s + (m-1) T_s - (k_s-1) F_s     behind B_0(s), m - k_s forwards and m-1 backwards are
- * left, by (1) and, where m-1 >= w, by Lemma A and steps of Lemma B from B_0 to B_{m-1} (every step
- * starts at an i <= m-1-w, so its F_{i+w} exists): (3) (1 + q) S_s + r T_s               m-1 = q w
- * + r: r steps l = s, then q steps l = p-1 (4) 2 S_s + a V(s,l) + r T_s          m-1-w = a n + r, n
- * = l-s+1 < w: r steps l = s, a steps l, then one step l = p-1; for l in {s, s+1, p-2} From
- * B_{m-1}(s) the last backward still goes up, so for v <= s end_v >= sum_{u<v} (F_u + c_u) + M_v,
- * M_v = max(row_v, M_{v+1} + T_v + 2 c_v) and the step is at least N_0 + Y + max O, N_v = max(M_v +
- * D_v, N_{v+1} + F_v + c_v). With equal stages and p dividing m-1 this is exact. All windows l of
- * (4) give the exact steady-state period; these three are what the label DP can carry.
+ *   (1) m T_s
+ *         all its work stands behind the start of F_0(s);
+ *   (2) S_s + (m-1) T_s - (k_s-1) F_s
+ *         behind B_0(s), m - k_s forwards and m-1 backwards are left, by (1);
+ *   and, where m-1 >= w, by Lemma A and steps of Lemma B from B_0 to B_{m-1} (every step starts at
+ *   an i <= m-1-w, so its F_{i+w} exists):
+ *   (3) (1 + q) S_s + r T_s
+ *         m-1 = q w + r: r steps l = s, then q steps l = p-1;
+ *   (4) 2 S_s + a V(s,l) + r T_s
+ *         m-1-w = a n + r, n = l-s+1 < w: r steps l = s, a steps l, then one step l = p-1; for l in
+ *         {s, s+1, p-2}.
+ * From B_{m-1}(s) the last backward still goes up, so for v <= s end_v >= sum_{u<v} (F_u + c_u) +
+ * M_v, M_v = max(row_v, M_{v+1} + T_v + 2 c_v) and the step is at least N_0 + Y + max O, N_v =
+ * max(M_v + D_v, N_{v+1} + F_v + c_v). With equal stages and p dividing m-1 this is exact. All
+ * windows l of (4) give the exact steady-state period; these three are what the label DP can carry.
  *
  * GPipe. All stages first run all forwards. F_{m-1}(p-1) ends >= sum_u (F_u + c_u) + (m-1) max F:
  * F_0 reaches the slowest stage, which runs m forwards, the last of which goes on. B_0(p-1) is
@@ -52,8 +57,8 @@
 
 /* What the fold has to know of the stages s .. p-1. The value of every completion grows with every
  * element of value[] (last_s equal), so of two labels that differ in it only the smaller matters.
- *   1f1b:  S_s, T_s, M_s, N_s, max O          gpipe: sum F + c, max F, sum B + c, max B, max
- * D-term, max O */
+ *   1f1b   S_s, T_s, M_s, N_s, max O
+ *   gpipe  sum F + c, max F, sum B + c, max B, max D-term, max O */
 enum { HLM_BOUND_LABEL_SIZE = 6 };
 struct hlm_bound_label {
     double value[HLM_BOUND_LABEL_SIZE];

@@ -97,9 +97,8 @@ static void add_group(struct key *key, const struct hlm_pricer_cache *cache,
     key_add_shape(key, &shape);
 }
 
-/* What the operators of layers depend on. `strategy` as pipeline rank pp sees it, the first of
- * those that are alike; so below. */
-/* What the operators of a layer and the prices of its kernels depend on. */
+/* What the operators of a layer and the prices of its kernels depend on. `strategy` as pipeline
+ * rank pp sees it, the first of those that are alike; so below. */
 static struct key kernels_key(const struct hlm_pricer_cache *cache,
                               const struct hlm_strategy *strategy, int32_t pp)
 {
@@ -114,6 +113,7 @@ static struct key kernels_key(const struct hlm_pricer_cache *cache,
     return key;
 }
 
+/* What its operators depend on, collectives too. */
 static struct key layer_key(const struct hlm_pricer_cache *cache,
                             const struct hlm_strategy *strategy, int32_t pp)
 {

@@ -4,10 +4,12 @@
  * * pp * cp = devices of the cluster, any divisors, not powers of two only; tp may reach beyond a
  * node. It is legal when hlm_strategy_check takes it and the schedule exists for its microbatches
  * (and, where asked, the executor runs it). Left out, as nothing is lost:
- *   all schedules but 1f1b with pp = 1   a rank with the whole model does the same work in any
- * order, holds no fewer activations, and halves of a backward take no less than a whole one zero >
- * 0 with dp * cp = 1, sp with tp = 1, ep > 1 without experts   the same as without All others are
- * listed and counted, however hopeless: the certificate is about them all.
+ *   all schedules but 1f1b with pp = 1
+ *       a rank with the whole model does the same work in any order, holds no fewer activations,
+ *       and halves of a backward take no less than a whole one
+ *   zero > 0 with dp * cp = 1, sp with tp = 1, ep > 1 without experts
+ *       the same as without
+ * All others are listed and counted, however hopeless: the certificate is about them all.
  *
  * What goes to the host's memory is one choice for all columns: none, unless an offload is
  * required. Free, it would multiply them by six to list mostly what is slower than without, since

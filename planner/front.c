@@ -29,9 +29,11 @@ static void report_subcluster(void *context, double done, double total, const ch
     char text[200];
     (void)snprintf(text, sizeof(text), "%.60s: %.120s",
                    market->subclusters[market->at].cluster->name, detail);
-    market->progress(market->progress_context,
-                     market->num_done + (total > 0.0 ? done / total : 0.0), market->num_subclusters,
-                     text);
+    /* Some are searched again for groups to keep, when all are done. */
+    market->progress(
+        market->progress_context,
+        fmin(market->num_done + (total > 0.0 ? done / total : 0.0), market->num_subclusters),
+        market->num_subclusters, text);
 }
 
 static double cost_of(const struct market *market, int32_t subcluster, double step_s)
@@ -61,6 +63,7 @@ static enum hlm_status search_subcluster(struct market *market, int32_t subclust
                          market->progress == NULL ? NULL : report_subcluster, market, &result, err);
     if (status == HLM_NO) {
         known->outcome = HLM_SUBCLUSTER_INFEASIBLE;
+        known->lower_bound_s = 0.0; /* of a search that was cut off before */
         return HLM_OK;
     }
     HLM_TRY(status);

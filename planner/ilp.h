@@ -1,24 +1,29 @@
 /* ilp: an integer linear program as rows and columns, and the one that places layers.
  *
- *     min sum_j cost_j x_j    s.t.  low_i <= sum_j a_ij x_j (<= high_i),  x_j >= 0,  binary where
- * said
+ *     min sum_j cost_j x_j
+ *     s.t. low_i <= sum_j a_ij x_j (<= high_i),  x_j >= 0,  binary where said
  *
  * Plain data, so that the formulation is apart from the solver (partition_glpk.h).
  *
  * The placement of one strategy column. x_p: 1 when stage s takes pattern p, of those that
  * hlm_bound_keeps under the cutoff. `y` is 1, or in the master the binary of the strategy column,
  * which then multiplies every constant, so that y = 0 leaves all of its variables at 0 (perspective
- * form). sum_{p of s} x_p = y                                                         for each
- * stage s sum_p n_p x_p = L y                                  when all layers are of one kind,
- * else sum_{p of s ending at i} x_p = sum_{p of s+1 beginning at i} x_p             for each s, i
+ * form).
+ *   sum_{p of s} x_p = y                 for each stage s
+ *   sum_p n_p x_p = L y                  when all layers are of one kind, else
+ *   sum_{p of s ending at i} x_p = sum_{p of s+1 beginning at i} x_p   for each s, i
  * and the rows of bound.h, with variables S_s, M_s, N_s, O (1f1b) or F^, B^_s, A_s, H, O (gpipe):
- *   S_s - S_{s+1} - sum T_p x_p = 2 c_s y            M_s >= row_s        M_s >= M_{s+1} + T_s + 2
- * c_s y N_s >= M_s + sum D_p x_p                         N_s >= N_{s+1} + sum F_p x_p + c_s y O >=
- * sum O_p x_p for each s                      minimise N_0 + O + Y y T_s is written S_s - S_{s+1} -
- * 2 c_s y, so that rows of M touch a few columns only. No big constants and no memory rows: memory
- * decided which patterns there are. Seconds are divided by `unit_s`, chosen so that the objective
- * is about 1,000: GLPK prunes within 1e-7 (1 + |objective|), so an objective far below 1 would come
- * out wrong and yet be called optimal.
+ *   S_s - S_{s+1} - sum T_p x_p = 2 c_s y
+ *   M_s >= row_s
+ *   M_s >= M_{s+1} + T_s + 2 c_s y
+ *   N_s >= M_s + sum D_p x_p
+ *   N_s >= N_{s+1} + sum F_p x_p + c_s y
+ *   O >= sum O_p x_p                     for each s
+ *   minimise N_0 + O + Y y
+ * T_s is written S_s - S_{s+1} - 2 c_s y, so that rows of M touch a few columns only. No big
+ * constants and no memory rows: memory decided which patterns there are. Seconds are divided by
+ * `unit_s`, chosen so that the objective is about 1,000: GLPK prunes within 1e-7 (1 + |objective|),
+ * so an objective far below 1 would come out wrong and yet be called optimal.
  */
 #ifndef HLM_PLANNER_ILP_H
 #define HLM_PLANNER_ILP_H

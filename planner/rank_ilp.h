@@ -1,11 +1,15 @@
 /* rank_ilp: the placement of one column of a rank_set as an integer linear program.
  *
- *     min T + O    z_{r,l}: 1 when rank r has load l = (minor, major), of those within the caps,
- * and l also says the layers on the first of two stages where these are placed sum_l z_{r,l} = y
- * for each rank sum minor z = (minor layers) y,  sum major z = (major layers) y sum_{l of r with
- * minor > 0} z + sum_{l of r-1 with others on its first stage} z <= y where minor layers lead
- * (rank_set.h) T >= const_k y + sum (factors_{k,r} . seconds_l + end_{k,r} reduce_l) z_{r,l}    for
- * each row k O >= sum_l optimizer_l z_{r,l}                      for each rank
+ * z_{r,l}: 1 when rank r has load l = (minor, major), of those within the caps, and l also says the
+ * layers on the first of two stages where these are placed.
+ *   min T + O
+ *   sum_l z_{r,l} = y                       for each rank
+ *   sum minor z = (minor layers) y
+ *   sum major z = (major layers) y
+ *   sum_{l of r with minor > 0} z + sum_{l of r-1 with others on its first stage} z <= y
+ *                                           where minor layers lead (rank_set.h)
+ *   T >= const_k y + sum (factors_{k,r} . seconds_l + end_{k,r} reduce_l) z_{r,l}   for each row k
+ *   O >= sum_l optimizer_l z_{r,l}          for each rank
  *
  * y, unit_s: ilp.h. Memory has decided which loads there are.
  */

@@ -74,11 +74,13 @@ static struct hlm_path_row copy_row(struct hlm_arena *arena, const struct hlm_si
 static void append_row(struct hlm_rank_listing *listing, const struct hlm_path_row *row)
 {
     struct hlm_rank_problem *problem = &listing->problem;
-    struct hlm_path_row *rows =
-        HLM_ARENA_ARRAY(listing->kept, struct hlm_path_row, problem->num_rows + 1);
-    memcpy(rows, problem->rows, (size_t)problem->num_rows * sizeof(*rows));
-    rows[problem->num_rows++] = copy_row(listing->kept, problem->order, row);
-    problem->rows = rows;
+    if (problem->num_rows >= listing->room) {
+        listing->room = 2 * (problem->num_rows + 1);
+        listing->rows = HLM_ARENA_ARRAY(listing->kept, struct hlm_path_row, listing->room);
+        memcpy(listing->rows, problem->rows, (size_t)problem->num_rows * sizeof(*listing->rows));
+        problem->rows = listing->rows;
+    }
+    listing->rows[problem->num_rows++] = copy_row(listing->kept, problem->order, row);
 }
 
 /* Takes those of the rows at the times that are set that exclude these, the largest first. */

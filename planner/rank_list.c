@@ -3,8 +3,9 @@
 
 #include "planner/rank_list_internal.h"
 
-/* Rows that are looked at in a listing, and places of their tables, at most. */
-enum { MAX_ROWS = 4000, MAX_TABLE = 20000 };
+/* Rows that are looked at in a listing, places of the table of one, and numbers that all of them
+ * hold (a quarter of a gigabyte), at most. */
+enum { MAX_ROWS = 4000, MAX_TABLE = 20000, MAX_NUMBERS = 1 << 25 };
 
 struct load {
     int32_t minor, major, first; /* first: as for hlm_rank_row_s */
@@ -26,8 +27,8 @@ struct branching {
     int32_t num_ranks, num_minor, num_major;
     int32_t *begins; /* [num_ranks + 1]: loads of a rank */
     struct load *loads;
-    struct row *rows; /* [num_rows], room for MAX_ROWS */
-    int32_t num_rows;
+    struct row *rows; /* [num_rows], room for max_rows */
+    int32_t num_rows, max_rows;
     int32_t *chosen; /* [num_ranks]: index of the load */
     double *bounds;  /* [num_loads]: of a node's children */
 };
@@ -171,14 +172,23 @@ static void read_row(struct branching *branching, int32_t index, int32_t rank)
 /* Rows that the problem has got since. Those beyond the room bound stages, not loads. */
 static void read_rows(struct branching *branching, int32_t rank)
 {
-    const struct hlm_rank_problem *problem = &branching->listing.problem;
-    if (branching->num_rows == problem->num_rows) {
-        return;
+    const int32_t num_rows = branching->listing.problem.num_rows;
+    const int32_t wanted = num_rows < branching->max_rows ? num_rows : branching->max_rows;
+    if (branching->num_rows < wanted) {
+        hlm_rank_set_read_more_rows(branching->set);
     }
-    hlm_rank_set_read_more_rows(branching->set);
-    while (branching->num_rows < problem->num_rows && branching->num_rows < MAX_ROWS) {
+    while (branching->num_rows < wanted) {
         read_row(branching, branching->num_rows++, rank);
     }
+}
+
+static void make_room_for_rows(struct branching *branching)
+{
+    const size_t numbers = rest_at(branching, branching->num_ranks + 1, 0, 0) +
+                           (size_t)branching->begins[branching->num_ranks];
+    branching->max_rows =
+        numbers < MAX_NUMBERS / MAX_ROWS ? MAX_ROWS : (int32_t)(MAX_NUMBERS / numbers);
+    branching->rows = HLM_ARENA_ARRAY(branching->listing.kept, struct row, branching->max_rows);
 }
 
 /* --- stages of given loads --- */
@@ -323,7 +333,7 @@ static void branch(struct branching *branching, int32_t rank, int32_t minor, int
     }
 }
 
-/* --- --- */
+/* --- the listing --- */
 
 static void listing_init(struct hlm_rank_listing *listing, struct hlm_arena *scratch,
                          const struct hlm_rank_problem *problem)
@@ -361,14 +371,12 @@ bool hlm_rank_list(struct hlm_arena *scratch, const struct hlm_rank_problem *pro
         hlm_rank_set_new(branching.listing.kept, &branching.listing.problem, caps->cutoff_s);
     branching.num_minor = hlm_rank_set_total(branching.set, false);
     branching.num_major = hlm_rank_set_total(branching.set, true);
-    branching.rows = HLM_ARENA_ARRAY(branching.listing.kept, struct row, MAX_ROWS);
     branching.chosen = HLM_ARENA_ARRAY(branching.listing.kept, int32_t, branching.num_ranks);
     if (!has_tables(&branching)) {
         *work = 0.0;
     } else if (make_loads(&branching)) {
-        while (branching.num_rows < problem->num_rows && branching.num_rows < MAX_ROWS) {
-            read_row(&branching, branching.num_rows++, 0);
-        }
+        make_room_for_rows(&branching);
+        read_rows(&branching, 0);
         branch(&branching, 0, branching.num_minor, branching.num_major, 0.0);
     }
     hlm_arena_free(branching.listing.kept);

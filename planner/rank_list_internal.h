@@ -1,6 +1,5 @@
 /* rank_list_internal: the state of a listing, between rank_list.c (loads and stages) and
- * rank_leaves.c (given
- * stages: recompute, rows and simulation). */
+ * rank_leaves.c (given stages: recompute, rows and simulation). */
 #ifndef HLM_PLANNER_RANK_LIST_INTERNAL_H
 #define HLM_PLANNER_RANK_LIST_INTERNAL_H
 
@@ -12,6 +11,8 @@ struct hlm_rank_listing {
     struct hlm_arena *scratch;       /* rewound by and by */
     struct hlm_arena *kept;          /* rows that were learned */
     struct hlm_rank_problem problem; /* with these rows */
+    struct hlm_path_row *rows;       /* problem.rows, once some were learned, with room for more */
+    int32_t room;
     double cutoff_s;
     double *work;
     hlm_rank_visit *visit;

@@ -225,8 +225,7 @@ static void search_major(struct mode_search *search, int32_t count)
     }
 }
 
-/* Whether modes are what they usually are: each takes longer and holds less than the one before,
- * and needs no more for a moment. */
+/* Whether modes are what they usually are: each takes longer and holds less than the one before. */
 static bool modes_are_usual(const struct mode_search *search)
 {
     const struct hlm_rank_stage *stage = search->stage;

@@ -18,11 +18,6 @@ int32_t hlm_rank_set_minor(const struct hlm_rank_set *set)
     return set->minor;
 }
 
-int32_t hlm_rank_set_most(const struct hlm_rank_set *set)
-{
-    return set->most;
-}
-
 /* --- preparation --- */
 
 double hlm_rank_least_layer_s(const struct hlm_rank_problem *problem, int32_t stage, int32_t kind,

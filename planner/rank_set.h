@@ -96,7 +96,6 @@ void hlm_rank_set_read_more_rows(struct hlm_rank_set *set);
 const struct hlm_rank_problem *hlm_rank_set_problem(const struct hlm_rank_set *set);
 int32_t hlm_rank_set_total(const struct hlm_rank_set *set, bool major); /* layers of a kind */
 int32_t hlm_rank_set_minor(const struct hlm_rank_set *set);             /* the kind with fewer */
-int32_t hlm_rank_set_most(const struct hlm_rank_set *set); /* major layers of a load, at most */
 const struct hlm_rank_load *hlm_rank_load_get(struct hlm_rank_set *set, int32_t rank, int32_t minor,
                                               int32_t major);
 

@@ -8,13 +8,14 @@
  * (the makespan of an incumbent, which is to be beaten). Each kind of action of a stage runs in the
  * order of microbatches (order.h says why that loses nothing). For two actions of one rank whose
  * order is open, y_ab = 1 when a comes first:
- *     min T
- *     x_b - x_a >= d_a + c_ab                   where b needs a, or comes behind it
- *     x_b - x_a >= d_a y_ab + (est_b - lst_a) (1 - y_ab)     and likewise for b before a
- *     T >= x_a + tail_a                         tail: the longest way from the start of a to the
- * end y_ab <= y_ab'                             b' the next action of the kind and stage of b y_a'b
- * <= y_ab                             a' the next of the kind and stage of a sum of amounts of
- * forwards up to F - sum of amounts freed before F <= limit       each F hlm_order_bound <= T < U
+ *   min T
+ *   x_b - x_a >= d_a + c_ab       where b needs a, or comes behind it
+ *   x_b - x_a >= d_a y_ab + (est_b - lst_a) (1 - y_ab)   and likewise for b before a
+ *   T >= x_a + tail_a             tail: the longest way from the start of a to the end
+ *   y_ab <= y_ab'                 b' the next action of the kind and stage of b
+ *   y_a'b <= y_ab                 a' the next of the kind and stage of a
+ *   sum of amounts of forwards up to F - sum of amounts freed before F <= limit   each F
+ *   hlm_order_bound <= T < U
  * An order that the windows decide, or that follows from others, has no y. Variables are x_a -
  * est_a and seconds are divided so that U is 1,000. */
 #ifndef HLM_PLANNER_SCHEDULE_GLPK_H

@@ -5,11 +5,12 @@
  * that the certificate claims, when no partition fits, or when nothing that the rows allow is below
  * the claim; partitions that are left are simulated one by one. For gpipe and 1f1b this is a label
  * DP that shares nothing with the search (no GLPK, none of bound.c, partition_dp.c,
- * stage_pattern.c); for the other schedules the rows are those of the search (verify_ranked.h). The
- * winner and the runners-up are priced again from their operator lists: step time, memory and
- * digests must be what the plan says, the counts and the gap must add up. Replicas with shares of
- * their own: verify_shares.h. What a plan that was
- * chosen by price says of other subclusters is checked in the same way (verify_offer.h).
+ * stage_pattern.c); for the other schedules the rows are those of the search (verify_ranked.h), and
+ * so is the floor of a family that is looked at before all else (hlm_family_floor). The winner and
+ * the runners-up are priced again from their operator lists: step time, memory and digests must be
+ * what the plan says, the counts and the gap must add up. Replicas with shares of their own:
+ * verify_shares.h. What a plan that was chosen by price says of other subclusters is checked in the
+ * same way (verify_offer.h).
  */
 #ifndef HLM_PLANNER_VERIFY_H
 #define HLM_PLANNER_VERIFY_H

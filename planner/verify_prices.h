@@ -3,7 +3,7 @@
  * Pricing the operators of all blocks takes most of the time of a pricer, and most strategies share
  * them: what differs in dp, pp, schedule, chunks, ZeRO stage and the number of microbatches alone
  * has the same operators (hlm_pricer_reuse says when). They are priced once. The search has such a
- * store of its own, with other code (column_placement.c): neither can hide an error of the other.
+ * store of its own, with other code (column_cache.c): neither can hide an error of the other.
  */
 #ifndef HLM_PLANNER_VERIFY_PRICES_H
 #define HLM_PLANNER_VERIFY_PRICES_H

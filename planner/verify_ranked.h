@@ -1,8 +1,9 @@
 /* verify_ranked: the verifier's answer about one column whose schedule is bounded by paths.
  *
- * The loads and rows are those of rank_set.h, which the search uses too; what is checked here is
- * what it made of them. Every partition that the rows leave below the claim is simulated from the
- * schedule's lists by hlm_simulate, not by the search's simulator.
+ * Loads, rows and listing are those of the search (rank_set.h, rank_list.h); what is checked here
+ * is what it made of them. Every partition that the rows leave below the claim is simulated by
+ * hlm_sim_order_step; what comes within a thousandth of the claim is priced again from its operator
+ * lists, by hlm_simulate.
  */
 #ifndef HLM_PLANNER_VERIFY_RANKED_H
 #define HLM_PLANNER_VERIFY_RANKED_H

@@ -81,7 +81,7 @@ struct hlm_schedule {
 
 /* The compute actions of a schedule (no sends yet). One row of a table per kind: builder, legality,
  * activations in flight. The orders are those of the publications, made for stages of equal times
- * (list_schedule.h has one for others):
+ * (order.h finds some for others):
  *   gpipe         all forwards, then all backwards
  *   1f1b          num_ranks - 1 - r forwards ahead on rank r, then a forward and a backward in turn
  *   1f1b-overlap  twice as many forwards ahead
@@ -149,12 +149,6 @@ const struct hlm_rank_held *hlm_schedule_held(struct hlm_arena *arena,
  * the most microbatches it ever holds (hlm_schedule_in_flights), which is the one row. */
 const struct hlm_rank_held *hlm_schedule_held_apart(struct hlm_arena *arena,
                                                     const struct hlm_schedule *schedule);
-
-/* The largest h known for which the peak of activations is at least h times the sum of all stages'
- * amounts, whatever the amounts: the least entry of a row, or of the mean of all rows. mean
- * [num_chunks], filled unless NULL: the entries of that row or mean, so that the peak is at least
- * sum_c mean[c] * amount[c]. */
-double hlm_rank_held_least(const struct hlm_rank_held *held, double *mean);
 
 /* The row of `held` with the largest sum of counts[c] * amounts[stages[c]]. */
 int32_t hlm_rank_held_most(const struct hlm_rank_held *held, const int64_t *amounts);

@@ -238,33 +238,3 @@ int32_t hlm_rank_held_most(const struct hlm_rank_held *held, const int64_t *amou
     }
     return best;
 }
-
-/* Entry of a row, or of the mean of all where row is num_rows. */
-static double entry(const struct hlm_rank_held *held, int32_t row, int32_t chunk)
-{
-    if (row < held->num_rows) {
-        return held->counts[row * held->num_chunks + chunk];
-    }
-    double sum = 0.0;
-    for (int32_t i = 0; i < held->num_rows; i++) {
-        sum += held->counts[i * held->num_chunks + chunk];
-    }
-    return sum / held->num_rows;
-}
-
-double hlm_rank_held_least(const struct hlm_rank_held *held, double *mean)
-{
-    double best = -1.0;
-    for (int32_t row = 0; row <= held->num_rows; row++) {
-        double least = entry(held, row, 0);
-        for (int32_t c = 1; c < held->num_chunks; c++) {
-            const double count = entry(held, row, c);
-            least = count < least ? count : least;
-        }
-        for (int32_t c = 0; least > best && mean != NULL && c < held->num_chunks; c++) {
-            mean[c] = entry(held, row, c);
-        }
-        best = least > best ? least : best;
-    }
-    return best;
-}

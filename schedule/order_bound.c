@@ -12,11 +12,6 @@ static double larger(double a, double b)
     return a > b ? a : b;
 }
 
-static double at(const double *values, int32_t stage)
-{
-    return values == NULL ? 0.0 : values[stage];
-}
-
 static double forward_of(const struct hlm_order_problem *problem, int32_t stage)
 {
     return problem->costs->forward_s[stage];
@@ -40,7 +35,7 @@ static double transfer(const struct hlm_order_problem *problem, int32_t from, in
     if (problem->stage_rank[from] == problem->stage_rank[to]) {
         return 0.0;
     }
-    return at(from < to ? costs->send_forward_s : costs->send_backward_s, from);
+    return hlm_sim_at(from < to ? costs->send_forward_s : costs->send_backward_s, from);
 }
 
 static double head(const struct hlm_order_problem *problem, int32_t stage)

@@ -41,11 +41,6 @@ static double larger(double a, double b)
     return a > b ? a : b;
 }
 
-static double at(const double *values, int32_t stage)
-{
-    return values == NULL ? 0.0 : values[stage];
-}
-
 /* ---- the table of steps ---- */
 
 /* Adds what a step of `stage` needs from `giver` over the boundary between them. */
@@ -60,7 +55,8 @@ static void set_need(const struct run *run, struct step *step, int32_t stage, in
     step->need_base = row * schedule->num_microbatches;
     if (schedule->stage_rank[giver] != schedule->stage_rank[stage]) {
         const struct hlm_sim_costs *costs = run->costs;
-        step->transfer_s = at(forward ? costs->send_forward_s : costs->send_backward_s, giver);
+        step->transfer_s =
+            hlm_sim_at(forward ? costs->send_forward_s : costs->send_backward_s, giver);
         step->needs_both_sides =
             costs->needs_both_sides != NULL && costs->needs_both_sides[forward ? giver : stage];
     }
@@ -91,8 +87,9 @@ static void fill_steps(struct run *run)
     for (int32_t stage = 0; stage < run->schedule->num_stages; stage++) {
         for (int kind = 0; kind < NUM_COMPUTE; kind++) {
             struct step *step = &run->steps[stage * NUM_COMPUTE + kind];
-            *step = (struct step){
-                .duration_s = at(durations[kind], stage), .need_base = NOBODY, .give_base = NOBODY};
+            *step = (struct step){.duration_s = hlm_sim_at(durations[kind], stage),
+                                  .need_base = NOBODY,
+                                  .give_base = NOBODY};
             if (giver[kind] != 0) {
                 set_need(run, step, stage, stage + giver[kind]);
                 set_give(run, step, stage, stage - giver[kind]);
@@ -317,7 +314,7 @@ static double reduce_all(struct run *run, const int32_t *first_stage, const int3
         double free_s = run->costs->overlap_reduce ? 0.0 : run->progress[rank].free_s;
         for (int32_t stage = first_stage[rank]; stage != NOBODY; stage = next_stage[stage]) {
             const double start_s = larger(free_s, run->gradients_s[stage]);
-            free_s = start_s + at(run->costs->reduce_s, stage);
+            free_s = start_s + hlm_sim_at(run->costs->reduce_s, stage);
             finish_event(run, rank, HLM_ACTION_REDUCE_GRAD, stage, start_s, free_s);
         }
         last_s = larger(last_s, free_s);
@@ -333,7 +330,7 @@ static double optimize_all(struct run *run, const int32_t *first_stage, const in
     for (int32_t rank = 0; rank < run->schedule->num_ranks; rank++) {
         double free_s = start_s;
         for (int32_t stage = first_stage[rank]; stage != NOBODY; stage = next_stage[stage]) {
-            free_s += at(run->costs->optimizer_s, stage);
+            free_s += hlm_sim_at(run->costs->optimizer_s, stage);
         }
         finish_event(run, rank, HLM_ACTION_OPTIMIZER, lowest(next_stage, first_stage[rank]),
                      start_s, free_s);

@@ -47,6 +47,12 @@ struct hlm_sim_costs {
     const double *const *action_s;
 };
 
+/* Of costs that may be NULL. */
+static inline double hlm_sim_at(const double *values, int32_t stage)
+{
+    return values == NULL ? 0.0 : values[stage];
+}
+
 struct hlm_sim_memory {
     const int64_t *static_bytes;     /* per rank: parameters, gradients, optimizer, fixed */
     const int64_t *activation_bytes; /* per stage and microbatch in flight: F takes, B or W frees */

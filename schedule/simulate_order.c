@@ -7,11 +7,6 @@ static double larger(double a, double b)
     return a > b ? a : b;
 }
 
-static double at(const double *values, int32_t stage)
-{
-    return values == NULL ? 0.0 : values[stage];
-}
-
 /* ---- the order ---- */
 
 /* Where the ends of forwards and of gradients (B or I) stand, by stage and microbatch; NOBODY: not
@@ -187,7 +182,8 @@ static void set_transfer(const struct pass *pass, struct priced *priced, int32_t
     }
     const struct hlm_sim_costs *costs = pass->costs;
     const bool forward = giver < stage;
-    priced->transfer_s = at(forward ? costs->send_forward_s : costs->send_backward_s, giver);
+    priced->transfer_s =
+        hlm_sim_at(forward ? costs->send_forward_s : costs->send_backward_s, giver);
     priced->needs_both_sides =
         costs->needs_both_sides != NULL && costs->needs_both_sides[forward ? giver : stage];
 }
@@ -205,7 +201,7 @@ static void fill_prices(const struct pass *pass)
     for (int32_t stage = 0; stage < pass->order->num_stages; stage++) {
         for (int kind = 0; kind < HLM_SIM_NUM_KINDS; kind++) {
             struct priced *priced = &pass->priced[stage * HLM_SIM_NUM_KINDS + kind];
-            *priced = (struct priced){.duration_s = at(durations[kind], stage),
+            *priced = (struct priced){.duration_s = hlm_sim_at(durations[kind], stage),
                                       .rank = pass->order->stage_rank[stage]};
             if (kind != HLM_ACTION_W) {
                 set_transfer(pass, priced, stage, stage + (kind == HLM_ACTION_F ? -1 : 1));
@@ -294,7 +290,7 @@ static double finish(struct hlm_arena *scratch, const struct pass *pass)
     for (int32_t rank = 0; rank < order->num_ranks; rank++) {
         double free_s = costs->overlap_reduce ? 0.0 : pass->free_s[rank];
         for (int32_t stage = first[rank]; stage != NOBODY; stage = next_stage[stage]) {
-            free_s = larger(free_s, gradients_s(pass, stage)) + at(costs->reduce_s, stage);
+            free_s = larger(free_s, gradients_s(pass, stage)) + hlm_sim_at(costs->reduce_s, stage);
         }
         meet_s = larger(meet_s, free_s);
     }
@@ -303,7 +299,7 @@ static double finish(struct hlm_arena *scratch, const struct pass *pass)
     for (int32_t rank = 0; rank < order->num_ranks; rank++) {
         double free_s = start_s;
         for (int32_t stage = first[rank]; stage != NOBODY; stage = next_stage[stage]) {
-            free_s += at(costs->optimizer_s, stage);
+            free_s += hlm_sim_at(costs->optimizer_s, stage);
         }
         step_s = larger(step_s, free_s);
     }

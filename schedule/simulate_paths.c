@@ -1,199 +1,13 @@
 #include "schedule/simulate_paths.h"
 
-#include <string.h>
+#include "schedule/simulate_graph.h"
 
-enum { NOBODY = -1, MAX_INPUTS = 3 };
-
-/* Paths whose lengths differ by less are taken as equal. */
-static const double tie_frac = 1e-9;
 /* A row is the mean over the chunks through which the rank's longest path is within this. */
 static const double near_frac = 2e-3;
-
-static double at(const double *values, int32_t stage)
-{
-    return values == NULL ? 0.0 : values[stage];
-}
-
-/* One way from an action to one that waits for it; link 0: no transfer, 2 boundary + 1: down over
- * it, 2 boundary + 2: up. */
-struct edge {
-    int32_t from, link;
-};
-
-/* Where a longest path goes on behind a place. */
-struct way {
-    int32_t to, link;
-};
-
-/* The graph with its longest paths: head_s up to the start of an action, tail_s from its end. */
-struct graph {
-    const struct hlm_sim_order *order;
-    double total_s;
-    struct edge (*inputs)[MAX_INPUTS]; /* [num_places]; from NOBODY: none */
-    double *action_s;                  /* [num_stages][HLM_SIM_NUM_KINDS] */
-    double *transfer_s;                /* of each link */
-    double *duration_s, *head_s, *tail_s;
-    int32_t *rank;    /* of each place */
-    double *reduce_s; /* [num_ranks]: behind a rank's last place */
-    int32_t *first,
-        *next;           /* [num_ranks] a rank's first place; [num_places] the one behind, NOBODY */
-    int32_t *ways_begin; /* [num_places + 1]: where a place's ways begin */
-    struct way *ways;    /* along longest paths to the end, by the place they leave */
-};
-
-static struct edge edge_into(const struct graph *graph, int32_t action, int32_t need)
-{
-    struct edge edge = {.from = need};
-    const struct hlm_sim_order *order = graph->order;
-    const int32_t stage = action / HLM_SIM_NUM_KINDS, kind = action % HLM_SIM_NUM_KINDS;
-    const int32_t giver = stage + (kind == HLM_ACTION_F ? -1 : 1);
-    if (need != NOBODY && order->stage_rank[giver] != order->stage_rank[stage]) {
-        edge.link = giver < stage ? 2 * giver + 1 : 2 * stage + 2;
-    }
-    return edge;
-}
-
-static double action_s(const struct hlm_sim_costs *costs, int32_t action)
-{
-    const double *const durations[HLM_SIM_NUM_KINDS] = {
-        [HLM_ACTION_F] = costs->forward_s,
-        [HLM_ACTION_B] = costs->backward_s,
-        [HLM_ACTION_I] = costs->input_grad_s,
-        [HLM_ACTION_W] = costs->weight_grad_s,
-    };
-    return at(durations[action % HLM_SIM_NUM_KINDS], action / HLM_SIM_NUM_KINDS);
-}
 
 static double larger(double a, double b)
 {
     return a > b ? a : b;
-}
-
-static void fill_times(struct hlm_arena *scratch, struct graph *graph,
-                       const struct hlm_sim_costs *costs)
-{
-    const int32_t n = graph->order->num_stages;
-    graph->action_s = HLM_ARENA_ARRAY(scratch, double, (size_t)n *HLM_SIM_NUM_KINDS);
-    graph->transfer_s = HLM_ARENA_ARRAY(scratch, double, 2 * (size_t)n + 1);
-    for (int32_t i = 0; i < n * HLM_SIM_NUM_KINDS; i++) {
-        graph->action_s[i] = action_s(costs, i);
-    }
-    for (int32_t s = 0; s + 1 < n; s++) {
-        graph->transfer_s[2 * s + 1] = at(costs->send_forward_s, s);
-        graph->transfer_s[2 * s + 2] = at(costs->send_backward_s, s + 1);
-    }
-}
-
-static void fill_heads(struct hlm_arena *scratch, struct graph *graph)
-{
-    const struct hlm_sim_order *order = graph->order;
-    int32_t *before = HLM_ARENA_ARRAY(scratch, int32_t, order->num_ranks);
-    for (int32_t rank = 0; rank < order->num_ranks; rank++) {
-        before[rank] = NOBODY;
-    }
-    for (int32_t i = 0; i < order->num_places; i++) {
-        const struct hlm_sim_place *place = &order->places[i];
-        const int32_t rank = order->stage_rank[place->action / HLM_SIM_NUM_KINDS];
-        struct edge *inputs = graph->inputs[i];
-        inputs[0] = (struct edge){.from = before[rank]};
-        inputs[1] = edge_into(graph, place->action, place->need);
-        inputs[2] = place->other == NOBODY ? (struct edge){.from = NOBODY}
-                                           : edge_into(graph, place->other, place->other_need);
-        graph->duration_s[i] = graph->action_s[place->action] +
-                               (place->other == NOBODY ? 0.0 : graph->action_s[place->other]);
-        graph->rank[i] = rank;
-        for (int k = 0; k < MAX_INPUTS; k++) {
-            const int32_t from = inputs[k].from;
-            if (from != NOBODY) {
-                graph->head_s[i] =
-                    larger(graph->head_s[i], graph->head_s[from] + graph->duration_s[from] +
-                                                 graph->transfer_s[inputs[k].link]);
-            }
-        }
-        *(before[rank] == NOBODY ? &graph->first[rank] : &graph->next[before[rank]]) = i;
-        graph->next[i] = NOBODY;
-        before[rank] = i;
-    }
-}
-
-static void fill_tails(struct graph *graph, const struct hlm_sim_costs *costs)
-{
-    for (int32_t stage = 0; stage < graph->order->num_stages; stage++) {
-        graph->reduce_s[graph->order->stage_rank[stage]] += at(costs->reduce_s, stage);
-    }
-    for (int32_t i = 0; i < graph->order->num_places; i++) {
-        if (graph->next[i] == NOBODY) {
-            const double reduce_s = graph->reduce_s[graph->rank[i]];
-            graph->tail_s[i] = reduce_s;
-            graph->total_s =
-                larger(graph->total_s, graph->head_s[i] + graph->duration_s[i] + reduce_s);
-        }
-    }
-    for (int32_t i = graph->order->num_places - 1; i >= 0; i--) {
-        for (int k = 0; k < MAX_INPUTS; k++) {
-            const struct edge *edge = &graph->inputs[i][k];
-            if (edge->from != NOBODY) {
-                graph->tail_s[edge->from] =
-                    larger(graph->tail_s[edge->from],
-                           graph->transfer_s[edge->link] + graph->duration_s[i] + graph->tail_s[i]);
-            }
-        }
-    }
-}
-
-/* Whether the longest path from the end of edge->from goes over the edge. */
-static bool leaves_tight(const struct graph *graph, int32_t place, const struct edge *edge)
-{
-    return edge->from != NOBODY &&
-           graph->transfer_s[edge->link] + graph->duration_s[place] + graph->tail_s[place] >=
-               graph->tail_s[edge->from] - tie_frac * graph->total_s;
-}
-
-static void fill_ways(struct hlm_arena *scratch, struct graph *graph)
-{
-    const int32_t num_places = graph->order->num_places;
-    int32_t *begin = HLM_ARENA_ARRAY(scratch, int32_t, num_places + 1);
-    graph->ways = HLM_ARENA_ARRAY(scratch, struct way, (size_t)num_places * MAX_INPUTS);
-    for (int32_t i = 0; i < num_places; i++) {
-        for (int k = 0; k < MAX_INPUTS; k++) {
-            if (leaves_tight(graph, i, &graph->inputs[i][k])) {
-                begin[graph->inputs[i][k].from + 1]++;
-            }
-        }
-    }
-    for (int32_t i = 0; i < num_places; i++) {
-        begin[i + 1] += begin[i];
-    }
-    graph->ways_begin = HLM_ARENA_ARRAY(scratch, int32_t, num_places + 1);
-    memcpy(graph->ways_begin, begin, ((size_t)num_places + 1) * sizeof(*begin));
-    for (int32_t i = 0; i < num_places; i++) {
-        for (int k = 0; k < MAX_INPUTS; k++) {
-            const struct edge *edge = &graph->inputs[i][k];
-            if (leaves_tight(graph, i, edge)) {
-                graph->ways[begin[edge->from]++] = (struct way){i, edge->link};
-            }
-        }
-    }
-}
-
-static struct graph make_graph(struct hlm_arena *scratch, const struct hlm_sim_order *order,
-                               const struct hlm_sim_costs *costs)
-{
-    struct graph graph = {.order = order,
-                          .duration_s = HLM_ARENA_ARRAY(scratch, double, order->num_places),
-                          .head_s = HLM_ARENA_ARRAY(scratch, double, order->num_places),
-                          .tail_s = HLM_ARENA_ARRAY(scratch, double, order->num_places),
-                          .rank = HLM_ARENA_ARRAY(scratch, int32_t, order->num_places),
-                          .reduce_s = HLM_ARENA_ARRAY(scratch, double, order->num_ranks),
-                          .first = HLM_ARENA_ARRAY(scratch, int32_t, order->num_ranks),
-                          .next = HLM_ARENA_ARRAY(scratch, int32_t, order->num_places)};
-    graph.inputs =
-        hlm_arena_alloc(scratch, (size_t)order->num_places, sizeof(struct edge[MAX_INPUTS]));
-    fill_times(scratch, &graph, costs);
-    fill_heads(scratch, &graph);
-    fill_tails(&graph, costs);
-    fill_ways(scratch, &graph);
-    return graph;
 }
 
 /* ---- one row ---- */
@@ -208,7 +22,7 @@ struct gate {
 
 struct row_maker {
     struct hlm_arena *arena;
-    const struct graph *graph;
+    const struct hlm_sim_graph *graph;
     double *share_in, *share_out; /* [num_places]: of the flow that comes from, goes to, outside */
     uint64_t *marks;              /* [num_places / 64 + 1] bits: places with a share to pass on */
     double *actions, *transfers, *ends;
@@ -216,22 +30,24 @@ struct row_maker {
 
 static void take_gate(struct gate *gate, int32_t place, double value_s, bool later, double slack_s)
 {
-    if (gate->place == NOBODY || value_s > gate->value_s + slack_s ||
+    if (gate->place == HLM_SIM_NOBODY || value_s > gate->value_s + slack_s ||
         (later && value_s >= gate->value_s - slack_s)) {
         *gate = (struct gate){place, larger(value_s, gate->value_s)};
     }
 }
 
-/* The gates of a rank: ins and outs [num_stages] by stage, NOBODY where the stage is another's. */
-static void find_gates(const struct graph *graph, int32_t rank, struct gate *ins, struct gate *outs)
+/* The gates of a rank: ins and outs [num_stages] by stage, HLM_SIM_NOBODY where the stage is
+ * another's. */
+static void find_gates(const struct hlm_sim_graph *graph, int32_t rank, struct gate *ins,
+                       struct gate *outs)
 {
     const struct hlm_sim_order *order = graph->order;
-    const double slack_s = tie_frac * graph->total_s;
+    const double slack_s = hlm_sim_tie_frac * graph->total_s;
     double before_s = 0.0;
     for (int32_t stage = 0; stage < order->num_stages; stage++) {
-        ins[stage] = outs[stage] = (struct gate){NOBODY, 0.0};
+        ins[stage] = outs[stage] = (struct gate){HLM_SIM_NOBODY, 0.0};
     }
-    for (int32_t i = graph->first[rank]; i != NOBODY; i = graph->next[i]) {
+    for (int32_t i = graph->first[rank]; i != HLM_SIM_NOBODY; i = graph->next[i]) {
         const int32_t stage = order->places[i].action / HLM_SIM_NUM_KINDS;
         if (order->places[i].action % HLM_SIM_NUM_KINDS == HLM_ACTION_F) {
             take_gate(&ins[stage], i, graph->head_s[i] - before_s, false, slack_s);
@@ -245,28 +61,28 @@ static void find_gates(const struct graph *graph, int32_t rank, struct gate *ins
 
 /* Shares 1 among the gates that are as good as the best, or nearly; *out_edge: the last of the ways
  * in, or the first of the ways out. */
-static void open_gates(const struct graph *graph, const struct gate *gates, double *shares, bool in,
-                       int32_t *out_edge)
+static void open_gates(const struct hlm_sim_graph *graph, const struct gate *gates, double *shares,
+                       bool in, int32_t *out_edge)
 {
     const int32_t num_stages = graph->order->num_stages;
     int32_t num = 0;
     double best_s = 0.0;
     for (int32_t stage = 0; stage < num_stages; stage++) {
-        if (gates[stage].place != NOBODY && (num++ == 0 || gates[stage].value_s > best_s)) {
+        if (gates[stage].place != HLM_SIM_NOBODY && (num++ == 0 || gates[stage].value_s > best_s)) {
             best_s = gates[stage].value_s;
         }
     }
     const double least_s = best_s - near_frac * graph->total_s;
     num = 0;
     for (int32_t stage = 0; stage < num_stages; stage++) {
-        num += gates[stage].place != NOBODY && gates[stage].value_s >= least_s ? 1 : 0;
+        num += gates[stage].place != HLM_SIM_NOBODY && gates[stage].value_s >= least_s ? 1 : 0;
     }
-    *out_edge = NOBODY;
+    *out_edge = HLM_SIM_NOBODY;
     for (int32_t stage = 0; stage < num_stages; stage++) {
         const int32_t place = gates[stage].place;
-        if (place != NOBODY && gates[stage].value_s >= least_s) {
+        if (place != HLM_SIM_NOBODY && gates[stage].value_s >= least_s) {
             shares[place] = 1.0 / num;
-            if (*out_edge == NOBODY || (in ? place > *out_edge : place < *out_edge)) {
+            if (*out_edge == HLM_SIM_NOBODY || (in ? place > *out_edge : place < *out_edge)) {
                 *out_edge = place;
             }
         }
@@ -277,7 +93,7 @@ static void count_place(const struct row_maker *maker, int32_t place, double sha
 {
     const struct hlm_sim_place *at_place = &maker->graph->order->places[place];
     maker->actions[at_place->action] += share;
-    if (at_place->other != NOBODY) {
+    if (at_place->other != HLM_SIM_NOBODY) {
         maker->actions[at_place->other] += share;
     }
 }
@@ -290,11 +106,13 @@ static void count_link(const struct row_maker *maker, int32_t link, double share
 }
 
 /* Whether the longest path to the start of the place comes over the edge. */
-static bool is_tight(const struct graph *graph, int32_t place, const struct edge *edge)
+static bool is_tight(const struct hlm_sim_graph *graph, int32_t place,
+                     const struct hlm_sim_edge *edge)
 {
-    return edge->from != NOBODY && graph->head_s[edge->from] + graph->duration_s[edge->from] +
-                                           graph->transfer_s[edge->link] >=
-                                       graph->head_s[place] - tie_frac * graph->total_s;
+    return edge->from != HLM_SIM_NOBODY &&
+           graph->head_s[edge->from] + graph->duration_s[edge->from] +
+                   graph->transfer_s[edge->link] >=
+               graph->head_s[place] - hlm_sim_tie_frac * graph->total_s;
 }
 
 /* Places that have a share to pass on are marked: a path has few of all. */
@@ -307,13 +125,13 @@ static void mark(uint64_t *marks, int32_t place)
 
 static void pass_in(const struct row_maker *maker, int32_t place)
 {
-    const struct graph *graph = maker->graph;
+    const struct hlm_sim_graph *graph = maker->graph;
     int num = 0;
-    for (int k = 0; k < MAX_INPUTS; k++) {
+    for (int k = 0; k < HLM_SIM_MAX_INPUTS; k++) {
         num += is_tight(graph, place, &graph->inputs[place][k]) ? 1 : 0;
     }
-    for (int k = 0; k < MAX_INPUTS; k++) {
-        const struct edge *edge = &graph->inputs[place][k];
+    for (int k = 0; k < HLM_SIM_MAX_INPUTS; k++) {
+        const struct hlm_sim_edge *edge = &graph->inputs[place][k];
         if (is_tight(graph, place, edge)) {
             const double share = maker->share_in[place] / num;
             maker->share_in[edge->from] += share;
@@ -340,10 +158,10 @@ static void flow_in(const struct row_maker *maker, int32_t last_in)
 
 static void pass_out(const struct row_maker *maker, int32_t place)
 {
-    const struct graph *graph = maker->graph;
+    const struct hlm_sim_graph *graph = maker->graph;
     const int32_t begin = graph->ways_begin[place], end = graph->ways_begin[place + 1];
     for (int32_t i = begin; i < end; i++) {
-        const struct way *way = &graph->ways[i];
+        const struct hlm_sim_way *way = &graph->ways[i];
         const double share = maker->share_out[place] / (end - begin);
         maker->share_out[way->to] += share;
         mark(maker->marks, way->to);
@@ -372,7 +190,7 @@ static void flow_out(const struct row_maker *maker, int32_t first_out)
 /* Marks the rank's places with a share. */
 static void mark_shares(const struct row_maker *maker, int32_t rank, const double *shares)
 {
-    for (int32_t i = maker->graph->first[rank]; i != NOBODY; i = maker->graph->next[i]) {
+    for (int32_t i = maker->graph->first[rank]; i != HLM_SIM_NOBODY; i = maker->graph->next[i]) {
         if (shares[i] > 0.0) {
             mark(maker->marks, i);
         }
@@ -382,17 +200,17 @@ static void mark_shares(const struct row_maker *maker, int32_t rank, const doubl
 static void count_list(const struct row_maker *maker, int32_t rank)
 {
     double share = 0.0;
-    for (int32_t i = maker->graph->first[rank]; i != NOBODY; i = maker->graph->next[i]) {
+    for (int32_t i = maker->graph->first[rank]; i != HLM_SIM_NOBODY; i = maker->graph->next[i]) {
         share += maker->share_in[i];
         count_place(maker, i, share);
         share -= maker->share_out[i];
     }
 }
 
-static int32_t last_place(const struct graph *graph, int32_t rank)
+static int32_t last_place(const struct hlm_sim_graph *graph, int32_t rank)
 {
     int32_t last = graph->first[rank];
-    while (graph->next[last] != NOBODY) {
+    while (graph->next[last] != HLM_SIM_NOBODY) {
         last = graph->next[last];
     }
     return last;
@@ -401,7 +219,7 @@ static int32_t last_place(const struct graph *graph, int32_t rank)
 static void clear_gates(const struct row_maker *maker, const struct gate *gates, double *shares)
 {
     for (int32_t stage = 0; stage < maker->graph->order->num_stages; stage++) {
-        if (gates[stage].place != NOBODY) {
+        if (gates[stage].place != HLM_SIM_NOBODY) {
             shares[gates[stage].place] = 0.0;
         }
     }
@@ -436,7 +254,7 @@ static void make_row(const struct row_maker *base, int32_t rank, bool whole, str
         find_gates(base->graph, rank, ins, outs);
         open_gates(base->graph, ins, maker.share_in, true, &last_in);
         open_gates(base->graph, outs, maker.share_out, false, &first_out);
-        HLM_ASSERT(last_in != NOBODY && first_out != NOBODY);
+        HLM_ASSERT(last_in != HLM_SIM_NOBODY && first_out != HLM_SIM_NOBODY);
     }
     if (last_in > first_out) {
         /* Of a mean over ways in and out some would leave before they enter: one path then. */
@@ -458,11 +276,11 @@ static void make_row(const struct row_maker *base, int32_t rank, bool whole, str
     finish_row(&maker, rank, out);
 }
 
-static bool is_end(const struct graph *graph, int32_t place)
+static bool is_end(const struct hlm_sim_graph *graph, int32_t place)
 {
-    return graph->next[place] == NOBODY &&
+    return graph->next[place] == HLM_SIM_NOBODY &&
            graph->head_s[place] + graph->duration_s[place] + graph->reduce_s[graph->rank[place]] >=
-               graph->total_s - tie_frac * graph->total_s;
+               graph->total_s - hlm_sim_tie_frac * graph->total_s;
 }
 
 /* The longest paths of all, shared equally wherever they part. */
@@ -493,7 +311,7 @@ const struct hlm_path_row *hlm_sim_path_rows(struct hlm_arena *arena,
     struct hlm_arena *scratch = hlm_arena_new();
     struct hlm_path_row *rows =
         HLM_ARENA_ARRAY(arena, struct hlm_path_row, hlm_sim_num_path_rows(order));
-    const struct graph graph = make_graph(scratch, order, reference);
+    const struct hlm_sim_graph graph = hlm_sim_graph_new(scratch, order, reference);
     struct gate *ins = HLM_ARENA_ARRAY(scratch, struct gate, order->num_stages);
     struct gate *outs = HLM_ARENA_ARRAY(scratch, struct gate, order->num_stages);
     const struct row_maker maker = {
@@ -537,7 +355,7 @@ const struct hlm_path_row *hlm_sim_ramp_rows(struct hlm_arena *arena,
         const struct hlm_sim_place *place = &order->places[i];
         double *own = actions[order->stage_rank[place->action / HLM_SIM_NUM_KINDS]];
         own[place->action] += 1.0;
-        if (place->other != NOBODY) {
+        if (place->other != HLM_SIM_NOBODY) {
             own[place->other] += 1.0;
         }
     }
@@ -551,7 +369,7 @@ double hlm_sim_slowest_optimizer_s(const struct hlm_sim_order *order,
     for (int32_t rank = 0; rank < order->num_ranks; rank++) {
         double own_s = 0.0;
         for (int32_t stage = 0; stage < order->num_stages; stage++) {
-            own_s += order->stage_rank[stage] == rank ? at(costs->optimizer_s, stage) : 0.0;
+            own_s += order->stage_rank[stage] == rank ? hlm_sim_at(costs->optimizer_s, stage) : 0.0;
         }
         slowest_s = larger(slowest_s, own_s);
     }
@@ -563,14 +381,14 @@ double hlm_path_row_ways_s(const struct hlm_sim_order *order, const struct hlm_p
 {
     double seconds = costs->sync_s;
     for (int32_t i = 0; i < order->num_stages * HLM_SIM_NUM_KINDS; i++) {
-        seconds += row->actions[i] == 0.0 ? 0.0 : row->actions[i] * action_s(costs, i);
+        seconds += row->actions[i] == 0.0 ? 0.0 : row->actions[i] * hlm_sim_action_s(costs, i);
     }
     for (int32_t stage = 0; stage < order->num_stages; stage++) {
-        const double down_s = at(costs->send_forward_s, stage);
+        const double down_s = hlm_sim_at(costs->send_forward_s, stage);
         const double up_s =
-            stage + 1 < order->num_stages ? at(costs->send_backward_s, stage + 1) : down_s;
+            stage + 1 < order->num_stages ? hlm_sim_at(costs->send_backward_s, stage + 1) : down_s;
         seconds += row->transfers[stage] * (down_s < up_s ? down_s : up_s);
-        seconds += row->ends[order->stage_rank[stage]] * at(costs->reduce_s, stage);
+        seconds += row->ends[order->stage_rank[stage]] * hlm_sim_at(costs->reduce_s, stage);
     }
     return seconds;
 }

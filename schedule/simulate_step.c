@@ -28,11 +28,6 @@ static double larger(double a, double b)
     return a > b ? a : b;
 }
 
-static double at(const double *values, int32_t stage)
-{
-    return values == NULL ? 0.0 : values[stage];
-}
-
 static inline double begin(double given_s, double free_s, double transfer_s, bool needs_both_sides)
 {
     const double arrival_s =
@@ -55,7 +50,7 @@ static struct channel channel_into(const struct walk *walk, bool forward, int32_
     }
     const int32_t boundary = forward ? giver : stage;
     return (struct channel){
-        .transfer_s = at(forward ? costs->send_forward_s : costs->send_backward_s, giver),
+        .transfer_s = hlm_sim_at(forward ? costs->send_forward_s : costs->send_backward_s, giver),
         .exists = true,
         .needs_both_sides = costs->needs_both_sides != NULL && costs->needs_both_sides[boundary]};
 }
@@ -153,12 +148,12 @@ static double finish(const struct walk *walk)
 {
     double meet_s = 0;
     for (int32_t stage = 0; stage < walk->num_stages; stage++) {
-        meet_s = larger(meet_s, walk->free_s[stage] + at(walk->costs->reduce_s, stage));
+        meet_s = larger(meet_s, walk->free_s[stage] + hlm_sim_at(walk->costs->reduce_s, stage));
     }
     const double start_s = meet_s + walk->costs->sync_s;
     double step_s = start_s;
     for (int32_t stage = 0; stage < walk->num_stages; stage++) {
-        step_s = larger(step_s, start_s + at(walk->costs->optimizer_s, stage));
+        step_s = larger(step_s, start_s + hlm_sim_at(walk->costs->optimizer_s, stage));
     }
     return step_s;
 }

@@ -11,15 +11,16 @@
  *
  * Over a host transport (threads, MPI) a function syncs the compute queue, stages data that the
  * host can't reach (exec/comm/hostcopy.h), blocks until the transport is through and brings the
- * result back; `start` has then finished, `receive` is only posted and `wait` brings the data. Over
- * a stream-ordered transport (NCCL, comm_queue) the host goes on at once and the device keeps the
- * order. Each lane has a queue of its own, tied to the compute queue by events: compute collectives
- * that the next operator needs (collective) beside             collectives that run beside
- * computing (start), in order among themselves send, receive      of messages, a queue each for
- * every channel, so that a receive that was posted early holds up neither a send nor the other
- * direction Only the functions that hand values to the host (host_sum, host_gather, barrier, sync,
- * step_end) block there. (comm_queue may also block a call until the peers have made theirs, never
- * for data.)
+ * result back; `start` has then finished, `receive` is only posted and `wait` brings the data.
+ *
+ * Over a stream-ordered transport (NCCL, comm_queue) the host goes on at once and the device keeps
+ * the order. Each lane has a queue of its own, tied to the compute queue by events:
+ *   compute            collectives that the next operator needs (collective)
+ *   beside             collectives that run beside computing (start), in order among themselves
+ *   send, receive      of messages, a queue each for every channel, so that a receive that was
+ *                      posted early holds up neither a send nor the other direction
+ * Only the functions that hand values to the host (host_sum, host_gather, barrier, sync, step_end)
+ * block there. (comm_queue may also block a call until the peers have made theirs, never for data.)
  *
  * Waiting: every wait that depends on others ends within timeout_s without progress, with
  * HLM_FAILED and a message that names the action that was entered, the rank, the operation, its

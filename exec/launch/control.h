@@ -5,11 +5,11 @@
  * not hold it is closed. A rank sends lines that end with '\n', at most HLM_CONTROL_LINE bytes, of
  * a word and its fields:
  *
- *     hello <word> <rank> <pid> <host>     first; answered by "welcome\n", the only line to a rank
- *     beat <counter> <waiting 0|1> <what>  every HLM_CONTROL_BEAT_MS; the counter grows with
- * progress progress <text>                      for the user error <time> <status> <text> time:
- * CLOCK_REALTIME in nanoseconds; the rank fails done                                 last; the end
- * of the connection without it is a failure
+ *   hello <word> <rank> <pid> <host>     first; answered by "welcome\n", the only line to a rank
+ *   beat <counter> <waiting 0|1> <what>  every HLM_CONTROL_BEAT_MS; the counter grows with progress
+ *   progress <text>                      for the user
+ *   error <time> <status> <text>         time: CLOCK_REALTIME in nanoseconds; the rank fails
+ *   done                                 last; the end of the connection without it is a failure
  */
 #ifndef HLM_EXEC_CONTROL_H
 #define HLM_EXEC_CONTROL_H

@@ -7,9 +7,9 @@
  * removes its folder and returns one error when
  *   - a rank reports a failure: its status and text (the earliest, when several report);
  *   - a rank vanishes without "done": which rank, where, what it was doing, the signal or exit
- * code;
+ *     code;
  *   - a rank sends no beat for silence_s (stopped, frozen machine; three times that when the kernel
- * says that the process may run but gets no processor);
+ *     says that the process may run but gets no processor);
  *   - a rank makes no progress for watchdog_s, or does not connect within start_s;
  *   - SIGINT, SIGTERM or SIGHUP arrives;
  *   - mpirun or the rank program can't be started (HLM_ENV).

@@ -1,8 +1,9 @@
 /* Activation memory per layer against Korthikanti et al. 2022 (arXiv 2205.05198), table 2, for a
- * GPT layer in 16 bits with f = 4 h and a d = h. Its terms in bytes per s b h: attention  input of
- * qkv 2, q k v 6, input of the output projection 2 (11 with 1 of a dropout mask) MLP        input
- * of fc1 2, of the activation 8, of fc2 8            (19 with 1 of a dropout mask) norms      two
- * inputs, 2 each = 34 s b h, of which 2 are dropout masks. No set of ours keeps masks, so 32
+ * GPT layer in 16 bits with f = 4 h and a d = h. Its terms in bytes per s b h:
+ *   attention  input of qkv 2, q k v 6, input of the output projection 2 (11 with 1 of a mask)
+ *   MLP        input of fc1 2, of the activation 8, of fc2 8 (19 with 1 of a dropout mask)
+ *   norms      two inputs, 2 each
+ * = 34 s b h, of which 2 are dropout masks. No set of ours keeps masks, so 32
  * remain. Tensor parallelism divides q k v, the inputs of the row-parallel layers and of the
  * activation (24); what is 10 without sequence parallelism (2 of them masks) becomes 8: s b h (8 +
  * 24 / t), and 32 s b h / t with it. The attention term 5 a s / h never appears with fused

@@ -102,6 +102,33 @@ static void idle_groups_cost_nothing(void **state)
     hlm_arena_free(arena);
 }
 
+/* Ranks lag behind one another the more, the more there are: columns over one group and over both
+ * have the same operators, but not the same seconds. */
+static void lags_are_those_of_the_ranks_that_work(void **state)
+{
+    (void)state;
+    struct hlm_arena *arena = hlm_arena_new();
+    struct mixed_problem mixed;
+    const int32_t devices[] = {2, 2};
+    mixed_problem_init(arena, &mixed, 2, devices, 8, 8);
+    mixed.problem.lowering = HLM_LOWERING_MEGATRON;
+    mixed.problem.top_k = 8;
+    const struct hlm_plan *plan = search(arena, &mixed);
+    bool differ = false;
+    for (int32_t i = 0; i < plan->num_runners_up; i++) {
+        const struct hlm_plan_runner_up *other = &plan->runners_up[i];
+        const struct hlm_plan *priced = NULL;
+        struct hlm_err err;
+        check_ok(hlm_plan_price(arena, &plan->model, &plan->cluster, &other->strategy,
+                                other->stages, other->num_stages, &priced, NULL, &err),
+                 &err);
+        check_close(priced->prediction.step_time_s, other->step_time_s, 1e-12);
+        differ = differ || priced->num_ranks != plan->num_ranks;
+    }
+    assert_true(differ);
+    hlm_arena_free(arena);
+}
+
 static void more_nodes_help_where_nothing_fits(void **state)
 {
     (void)state;
@@ -126,6 +153,7 @@ int main(void)
         cmocka_unit_test(plans_with_several_tp_are_runnable),
         cmocka_unit_test(a_slow_group_is_left_out),
         cmocka_unit_test(idle_groups_cost_nothing),
+        cmocka_unit_test(lags_are_those_of_the_ranks_that_work),
         cmocka_unit_test(more_nodes_help_where_nothing_fits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
