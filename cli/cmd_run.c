@@ -190,6 +190,18 @@ static enum hlm_status run_ranks(struct hlm_arena *arena, const struct run_optio
 
 /* --- the answer --- */
 
+/* A plan for GPUs runs on CPUs too, but not as fast as it says. */
+static void print_other_device(const struct hlm_plan *plan, const struct hlm_measurement *measured)
+{
+    const int32_t rank = measured->emulated_rank >= 0 ? measured->emulated_rank : 0;
+    const struct hlm_device *device = hlm_plan_rank_device(plan, rank);
+    const bool is_cpu = strcmp(measured->backend, "cpu") == 0;
+    if (is_cpu != (device->backend == HLM_BACKEND_CPU)) {
+        printf("           (predicted of %s, measured on another kind of device: backend %s)\n",
+               device->name, measured->backend);
+    }
+}
+
 static void print_summary(struct hlm_arena *arena, const struct hlm_plan *plan,
                           const struct hlm_measurement *measured)
 {
@@ -205,6 +217,7 @@ static void print_summary(struct hlm_arena *arena, const struct hlm_plan *plan,
     printf("step time  %s measured%s, %s predicted\n", hlm_fmt_seconds(measured->step_time_s).text,
            strcmp(measured->timeline.source, "virtual") == 0 ? " in virtual time" : "",
            hlm_fmt_seconds(plan->prediction.step_time_s).text);
+    print_other_device(plan, measured);
     printf("speed      %s tokens/s", hlm_fmt_count(tokens_per_s).text);
     if (mfu > 0.0) {
         printf(", MFU %.1f %% (%s attention)", 100.0 * mfu,
