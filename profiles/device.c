@@ -85,7 +85,7 @@ static const struct hlm_json_field gemm_fields[] = {
     OPTIONAL_NUMBER(T, quantise_bytes, 0.0, 100.0,
                     "Extra traffic per element of the [m, k] operand, in bytes (fp8)."),
     OPTIONAL_NUMBER(
-        T, pack_s, 0.0, 1e-6,
+        T, pack_s, 0.0, 1.0,
         "Seconds per element of the second operand, packed for every product (linear)."),
     SOURCE(T, source, "Where the curve comes from."),
     {.name = NULL},
