@@ -1,3 +1,5 @@
+#include <stdlib.h>
+#include <stdio.h>
 #include "planner/search_internal.h"
 
 #include <math.h>
@@ -13,6 +15,9 @@
 
 /* Nodes of one ILP, beyond which the DP decides; placements take a handful. */
 enum { MAX_COLUMN_NODES = 300 };
+/* How far runners-up are looked for: they are there to be weighed against the plan, by profiles
+ * whose spread is larger than this. */
+enum { RUNNER_UP_GAPS = 3 };
 /* Seconds are compared with this much slack, as sums in another order differ. */
 static const double tie_frac = 1e-9;
 
@@ -529,11 +534,11 @@ static void close_gap(struct hlm_search_state *search)
     }
 }
 
-/* Goes on until the runners-up are known to within the gap. Columns that were solved stay as they
- * are. */
+/* Goes on until no column can have a plan that is faster than the last runner-up by more than some
+ * gaps. Columns that were solved stay as they are. */
 static void find_runners_up(struct hlm_search_state *search)
 {
-    const double allowed = (1 - search->problem->max_gap_frac) * (1 - tie_frac);
+    const double allowed = (1 - RUNNER_UP_GAPS * search->problem->max_gap_frac) * (1 - tie_frac);
     struct hlm_search_candidate *settled =
         HLM_ARENA_ARRAY(search->kept, struct hlm_search_candidate, search->heap_size);
     int32_t num_settled = 0;

@@ -31,7 +31,8 @@ struct hlm_search_problem {
     bool all_groups;    /* leave out what lets a device group idle */
     struct hlm_search_require require;
     double max_gap_frac; /* 0: proven optimum */
-    int32_t top_k;       /* runners-up (other columns) */
+    int32_t top_k; /* runners-up (other columns): one that is not shown is faster than the last
+                      of them by three times the gap at most */
 };
 
 /* Where the best plan lets a device group idle and runners-up are wanted, the last of them is the
