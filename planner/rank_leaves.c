@@ -126,15 +126,30 @@ static void set_option(const struct hlm_rank_listing *listing, int32_t rank,
     }
 }
 
-static void simulate(struct hlm_rank_listing *listing)
+static double simulate(const struct hlm_rank_listing *listing)
 {
-    const struct hlm_sim_order *order = listing->problem.order;
-    *listing->work -= order->num_places;
-    const double step_s = hlm_sim_order_step(listing->scratch, order, &listing->costs.sim);
+    *listing->work -= listing->problem.order->num_places;
+    return hlm_sim_order_step(listing->scratch, listing->problem.order, &listing->costs.sim);
+}
+
+static void visit(struct hlm_rank_listing *listing)
+{
+    const double step_s = simulate(listing);
     listing->cutoff_s = listing->visit(listing->context, &listing->partition, step_s);
     if (step_s > listing->cutoff_s) {
         learn(listing);
     }
+}
+
+/* Whether the times that are set, the least of some ranks, are above the cutoff when simulated:
+ * then so are all choices of these ranks. */
+static bool are_too_long(struct hlm_rank_listing *listing)
+{
+    const bool too_long = simulate(listing) > listing->cutoff_s;
+    if (too_long) {
+        learn(listing);
+    }
+    return too_long;
 }
 
 /* All options of the ranks from `rank` on; those of the ranks in front are set, these have their
@@ -149,7 +164,10 @@ static void try_options(struct hlm_rank_listing *listing, int32_t rank)
         rank++;
     }
     if (rank == listing->problem.order->num_ranks) {
-        simulate(listing);
+        visit(listing);
+        return;
+    }
+    if (are_too_long(listing)) {
         return;
     }
     for (const struct hlm_rank_option *option = listing->options[rank]; option != NULL;
@@ -160,13 +178,34 @@ static void try_options(struct hlm_rank_listing *listing, int32_t rank)
     set_least_times(listing, rank);
 }
 
+/* The least times that any choice may have. False: nothing fits. */
+static bool set_least_of_any(struct hlm_rank_listing *listing)
+{
+    const struct hlm_rank_problem *problem = &listing->problem;
+    const struct hlm_arena_mark mark = hlm_arena_mark(listing->scratch);
+    double *seconds = HLM_ARENA_ARRAY(listing->scratch, double,
+                                      (size_t)problem->held[0].num_chunks *HLM_SIM_NUM_KINDS);
+    bool some = true;
+    for (int32_t r = 0; r < problem->order->num_ranks && some; r++) {
+        some = hlm_rank_options_least(problem, r, &listing->partition, listing->takes,
+                                      listing->work, seconds);
+        for (int32_t c = 0; c < problem->held[r].num_chunks && some; c++) {
+            hlm_rank_costs_set_times(&listing->costs, problem->held[r].stages[c],
+                                     &seconds[c * HLM_SIM_NUM_KINDS]);
+        }
+    }
+    hlm_arena_rewind(listing->scratch, mark);
+    return some;
+}
+
 void hlm_rank_try_options(struct hlm_rank_listing *listing)
 {
     const struct hlm_arena_mark mark = hlm_arena_mark(listing->scratch);
     for (int32_t s = 0; s < listing->problem.order->num_stages; s++) {
         hlm_rank_costs_set_holding(&listing->problem, &listing->costs, &listing->partition, s);
     }
-    if (find_all_options(listing)) {
+    if (set_least_of_any(listing) && !are_excluded(listing) && !are_too_long(listing) &&
+        find_all_options(listing)) {
         try_options(listing, 0);
     }
     hlm_arena_rewind(listing->scratch, mark);

@@ -1,5 +1,6 @@
 #include "planner/rank_options.h"
 
+#include <math.h>
 #include <string.h>
 
 struct finding {
@@ -139,4 +140,76 @@ struct hlm_rank_option *hlm_rank_options_find(struct hlm_arena *arena,
         try_all(&finding, 0);
     }
     return finding.options;
+}
+
+/* --- the least of each stage --- */
+
+/* A stage with each layer in the allowed mode that keeps least, as if it needed nothing for a
+ * moment. */
+static struct hlm_rank_take leanest_take(const struct finding *finding, int32_t stage)
+{
+    const struct hlm_rank_stage *prices = &finding->problem->stages[stage];
+    struct hlm_rank_take take = {.allowed = true,
+                                 .slot_bytes = prices->base_slot_bytes,
+                                 .transient_bytes = prices->base_transient_bytes};
+    const int32_t end = finding->partition->ends[stage];
+    for (int32_t i = hlm_rank_stage_begin(finding->partition, stage); i < end; i++) {
+        const int64_t *bytes = prices->slot_bytes[finding->problem->layer_kinds[i]];
+        int64_t least = INT64_MAX;
+        for (int32_t mode = 0; mode < HLM_NUM_RECOMPUTES; mode++) {
+            if (finding->problem->modes[mode] && bytes[mode] < least) {
+                least = bytes[mode];
+            }
+        }
+        take.slot_bytes += least;
+    }
+    return take;
+}
+
+/* Of the choices for one stage, those of the others being leanest. */
+static void find_least(struct finding *finding, int32_t stage, double *seconds)
+{
+    const int32_t num =
+        finding->partition->ends[stage] - hlm_rank_stage_begin(finding->partition, stage);
+    for (int32_t action = 0; action < HLM_SIM_NUM_KINDS; action++) {
+        seconds[action] = INFINITY;
+    }
+    for (int32_t full = 0; full <= num; full++) {
+        for (int32_t selective = 0; full + selective <= num; selective++) {
+            take(finding, stage, full, selective);
+            *finding->work -= 10.0;
+            if (!finding->takes[stage].allowed ||
+                hlm_rank_slack(finding->problem, finding->rank, finding->partition,
+                               finding->takes) < 0) {
+                continue;
+            }
+            for (int32_t action = 0; action < HLM_SIM_NUM_KINDS; action++) {
+                seconds[action] = fmin(seconds[action], finding->takes[stage].seconds[action]);
+            }
+        }
+    }
+}
+
+bool hlm_rank_options_least(const struct hlm_rank_problem *problem, int32_t rank,
+                            const struct hlm_rank_partition *partition, struct hlm_rank_take *takes,
+                            double *work, double *seconds)
+{
+    struct finding finding = {.problem = problem,
+                              .held = &problem->held[rank],
+                              .rank = rank,
+                              .partition = partition,
+                              .takes = takes,
+                              .work = work};
+    bool some = true;
+    for (int32_t c = 0; c < finding.held->num_chunks; c++) {
+        takes[finding.held->stages[c]] = leanest_take(&finding, finding.held->stages[c]);
+    }
+    for (int32_t c = 0; c < finding.held->num_chunks && some; c++) {
+        const int32_t s = finding.held->stages[c];
+        const struct hlm_rank_take leanest = takes[s];
+        find_least(&finding, s, &seconds[c * HLM_SIM_NUM_KINDS]);
+        takes[s] = leanest;
+        some = isfinite(seconds[c * HLM_SIM_NUM_KINDS + HLM_ACTION_F]);
+    }
+    return some;
 }

@@ -19,4 +19,11 @@ struct hlm_rank_option *hlm_rank_options_find(struct hlm_arena *arena,
                                               const struct hlm_rank_partition *partition,
                                               struct hlm_rank_take *takes, double *work);
 
+/* What each stage of the rank takes at the least in any choice that fits, without looking at all:
+ * its own choice fits beside the leanest of the others. seconds: [num_chunks][HLM_SIM_NUM_KINDS].
+ * False: a stage has none. Reads and overwrites as above. */
+bool hlm_rank_options_least(const struct hlm_rank_problem *problem, int32_t rank,
+                            const struct hlm_rank_partition *partition, struct hlm_rank_take *takes,
+                            double *work, double *seconds);
+
 #endif
