@@ -1,6 +1,6 @@
-#include <stdlib.h>
-#include <stdio.h>
 #include "planner/search_internal.h"
+#include <stdio.h>
+#include <stdlib.h>
 
 #include <math.h>
 #include <stdio.h>
@@ -391,7 +391,9 @@ struct listing {
 /* The best step less the gap that is allowed. */
 static double within_gap_s(const struct hlm_search_state *search)
 {
-    return hlm_search_best_step_s(search) * (1 - search->problem->max_gap_frac) * (1 - tie_frac);
+    /* A little less than is allowed, so that the gap that comes out is not a rounding above it. */
+    const double gap_frac = fmax(search->problem->max_gap_frac - 2 * tie_frac, tie_frac);
+    return hlm_search_best_step_s(search) * (1 - gap_frac);
 }
 
 double hlm_search_goal_s(const struct hlm_search_state *search)

@@ -189,7 +189,7 @@ struct listing {
 static double goal_of(const struct listing *listing)
 {
     return fmin(listing->goal_s,
-                listing->best->step_s * (1 - listing->max_gap_frac) * (1 - tie_frac));
+                listing->best->step_s * (1 - fmax(listing->max_gap_frac - 2 * tie_frac, tie_frac)));
 }
 
 static double visit_split(void *context, const struct hlm_partition *partition)
