@@ -51,18 +51,6 @@ void hlm_err_prefix(struct hlm_err *err, const char *format, ...)
     mark_cut(err, length);
 }
 
-const char *hlm_status_text(enum hlm_status status)
-{
-    switch (status) {
-#define STATUS_CASE(name, code, text)                                                              \
-    case name:                                                                                     \
-        return text;
-        HLM_STATUS_MAP(STATUS_CASE)
-#undef STATUS_CASE
-    }
-    return "unknown status";
-}
-
 _Noreturn void hlm_assert_failed(const char *condition, const char *file, int line)
 {
     fprintf(stderr, "hlmplan: %s:%d: broken invariant: %s\n", file, line, condition);

@@ -45,9 +45,6 @@ enum hlm_status hlm_fail_v(struct hlm_err *err, enum hlm_status status, const ch
 /* Puts "<context>: " before the message that err holds. */
 void hlm_err_prefix(struct hlm_err *err, const char *format, ...) HLM_PRINTF(2, 3);
 
-/* The meaning of a status, for documentation ("bad input"). */
-const char *hlm_status_text(enum hlm_status status);
-
 /* Leaves the function with the callee's status unless that is HLM_OK. */
 #define HLM_TRY(call)                                                                              \
     do {                                                                                           \
